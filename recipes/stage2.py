@@ -1,0 +1,146 @@
+"""Stage 2: training of the nested named-entity recognizer (Bondarenko 2022, sections 3.2-3.3).
+
+    accelerate launch recipes/stage2.py                                        # the bundled sample, after stage 1
+    accelerate launch recipes/stage2.py --config recipes/runne/e5-small-ru/stage2.yaml --dataset FOLDER
+    accelerate launch recipes/stage2.py --model_name_or_path e5-small-ru       # standard NER: without stage 1
+    accelerate launch recipes/stage2.py --help                                 # all settings
+
+It leaves a model in `output_dir` that `AutoModelForTokenClassification` and `runne-coner predict` load.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import set_seed
+
+from runne_coner.arguments import (
+    CardArguments,
+    DataArguments,
+    EncoderArguments,
+    checkpoint_to_resume,
+    load_corpus,
+    parse_settings,
+)
+from runne_coner.cli import exit_on_input_error, report_lost_entities
+from runne_coner.collators import BilouCollator
+from runne_coner.configuration import CoNERConfig
+from runne_coner.encoders import resolve_encoder
+from runne_coner.metrics import make_compute_metrics
+from runne_coner.model_card import record_facts, stage_facts
+from runne_coner.modeling import CoNERForTokenClassification
+from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
+from runne_coner.trainers import NestedNerTrainer
+from runne_coner.training_args import NestedNerTrainingArguments
+from runne_coner.viterbi import count_view_transitions, counted_priors
+
+DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "stage2.yaml"
+
+
+@dataclass
+class Stage2Arguments(EncoderArguments):
+    """Which encoder is fine-tuned, and the heads on it."""
+
+    levels: int = field(default=1, metadata={"help": "Nesting levels per entity type; 1 is the paper."})
+    head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
+    transitions: str = field(
+        default="uniform",
+        metadata={"help": "Priors of the Viterbi chains: 'uniform' (the paper) or 'counted' on the training set."},
+    )
+
+    head_bias: str = field(
+        default="frequency",
+        metadata={"help": "Where the heads start: at the tag frequencies of the training set, or at 'zero'."},
+    )
+
+    def __post_init__(self):
+        if self.levels < 1:
+            raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+        if self.head_bias not in ("frequency", "zero"):
+            raise ValueError(f"head_bias must be 'frequency' or 'zero', got {self.head_bias!r}")
+        if self.transitions not in ("uniform", "counted"):
+            raise ValueError(f"transitions must be 'uniform' or 'counted', got {self.transitions!r}")
+
+
+def main(argv: list[str]) -> None:
+    data, network, training, card = parse_settings(
+        argv, [DataArguments, Stage2Arguments, NestedNerTrainingArguments, CardArguments], DEFAULT_CONFIG, __doc__
+    )
+    set_seed(training.seed)
+    training.use_cpu_threads()
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, training.output_dir)
+
+    # -- Data -----------------------------------------------------------------------------------------------------------
+    with training.main_process_first(desc="loading the documents"):
+        corpus = load_corpus(data, training.seed)
+        encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
+        tokenizer = load_tokenizer(encoder, **network.hub_options())
+        types, levels = corpus.entity_types, network.levels
+        train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
+        report_lost_entities(train, corpus.train, "training")
+        evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
+        report_lost_entities(evaluation, corpus.evaluation, "evaluation")
+        # Windows of one length side by side need no padding.
+        evaluation = evaluation.sort("length")
+
+    # -- Training -------------------------------------------------------------------------------------------------------
+    config = CoNERConfig(
+        entity_types=types,
+        few_shot_types=corpus.few_shot_types,
+        levels=levels,
+        head_dropout=network.head_dropout,
+        max_length=data.max_length,
+        max_sentences=data.max_sentences,
+        stride=data.stride,
+        transition_priors=(
+            counted_priors(count_view_transitions(train)).tolist() if network.transitions == "counted" else None
+        ),
+    )
+    model = CoNERForTokenClassification.from_encoder(encoder, config, **network.hub_options())
+    if network.head_bias == "frequency":
+        model.set_head_bias(count_tags(train))
+    trainer = NestedNerTrainer(
+        model,
+        training,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        data_collator=BilouCollator(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=make_compute_metrics(evaluation, corpus.evaluation, types, corpus.few_shot_types),
+    )
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+
+    # -- Results --------------------------------------------------------------------------------------------------------
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("train", result.metrics)
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero():
+        facts = stage_facts(
+            corpus,
+            data,
+            network,
+            training,
+            card,
+            lost=lost_entities(train),
+            windows=len(train),
+            seconds=result.metrics["train_runtime"],
+            metrics=metrics,
+        )
+        record_facts(training.output_dir, "stage2", facts, encoder)
+    trainer.create_model_card()
+    if training.push_to_hub:
+        address = trainer.push_to_hub()
+        if address is not None:
+            print(f"pushed to {address}")
+    if trainer.is_world_process_zero():
+        print(f"stage 2 left its model in {training.output_dir}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main(sys.argv[1:])

@@ -1,0 +1,92 @@
+"""Two-stage fine-tuning of any Hugging Face encoder into a recognizer of nested named entities (Bondarenko 2022).
+
+Importing the package makes the Auto classes of transformers know `CoNERForTokenClassification`, and `pipeline` know the task
+`nested-ner`; everything else is imported when it is first asked for.
+"""
+
+import importlib
+
+import wrapt
+
+__version__ = "0.1.0"
+
+
+# transformers itself is lazy: importing it is quick, its Auto classes and pipelines take seconds. They are waited for, so that
+# `import runne_coner` stays quick as well. The modules do not register themselves, as saved models carry copies of them.
+
+
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _register_config(auto) -> None:
+    from .configuration import CoNERConfig
+
+    auto.AutoConfig.register(CoNERConfig.model_type, CoNERConfig)
+
+
+@wrapt.when_imported("transformers.models.auto.modeling_auto")
+def _register_model(auto) -> None:
+    from .modeling import CoNERConfig, CoNERForTokenClassification
+
+    auto.AutoModelForTokenClassification.register(CoNERConfig, CoNERForTokenClassification)
+
+
+@wrapt.when_imported("transformers.pipelines")
+def _import_pipeline(_) -> None:
+    # If it is our pipeline module that imports transformers.pipelines, it is registered when it is complete.
+    importlib.import_module(".pipeline", __name__)
+
+
+@wrapt.when_imported(f"{__name__}.pipeline")
+def _register_pipeline(ours) -> None:
+    from transformers.pipelines import PIPELINE_REGISTRY, AutoModelForTokenClassification
+
+    PIPELINE_REGISTRY.register_pipeline(
+        ours.TASK, pipeline_class=ours.NestedNerPipeline, pt_model=AutoModelForTokenClassification, type="text"
+    )
+
+
+_LAZY = {
+    "CoNERConfig": "configuration",
+    "CoNERForTokenClassification": "modeling",
+    "EntityEncoder": "modeling",
+    "NestedNerPipeline": "pipeline",
+    "BilouViterbiProcessor": "viterbi",
+    "BilouCollator": "collators",
+    "EntityCollator": "collators",
+    "EntityPairCollator": "collators",
+    "Document": "documents",
+    "Entity": "documents",
+    "read_documents": "documents",
+    "write_brat": "documents",
+    "write_runne": "documents",
+    "resolve_encoder": "encoders",
+    "export_onnx": "export",
+    "DistanceBasedLogisticLoss": "losses",
+    "NamedEntityLoss": "losses",
+    "NestedNerMetric": "metrics",
+    "make_compute_metrics": "metrics",
+    "score_documents": "metrics",
+    "NerelBuilder": "nerel",
+    "load_documents": "nerel",
+    "load_entity_types": "nerel",
+    "bilou_columns": "outputs",
+    "render_html": "outputs",
+    "to_document": "outputs",
+    "to_spacy": "outputs",
+    "WindowSettings": "windows",
+    "bilou_view": "preprocessing",
+    "entity_pair_view": "pairs",
+    "entity_view": "preprocessing",
+    "load_tokenizer": "preprocessing",
+    "ContrastiveTrainer": "trainers",
+    "NestedNerTrainer": "trainers",
+    "ContrastiveTrainingArguments": "training_args",
+    "NestedNerTrainingArguments": "training_args",
+}
+
+__all__ = [*_LAZY]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,86 @@
+"""Batches of both views: padding to the longest window of the batch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .tagging import IGNORE_INDEX, SPECIAL
+
+
+def pad_windows(tokenizer: PreTrainedTokenizerBase, windows: list[Any], pad_to_multiple_of: int | None = None) -> dict:
+    """`input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them) of windows, `(batch, tokens)`."""
+    encoded: dict[str, list] = {"input_ids": [np.asarray(ids).tolist() for ids in windows]}
+    if "token_type_ids" in tokenizer.model_input_names:
+        encoded["token_type_ids"] = [[0] * len(ids) for ids in encoded["input_ids"]]
+    # `pad` warns that a fast tokenizer pads faster by itself, which holds for text and not for ready-made windows.
+    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+    padded = tokenizer.pad(encoded, padding_side="right", pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt")
+    return dict(padded)
+
+
+def _pad_rows(rows: list[np.ndarray], tokens: int, value: int) -> Tensor:
+    shape = (len(rows), tokens, *np.asarray(rows[0]).shape[1:])
+    padded = np.full(shape, value, dtype=np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return torch.from_numpy(padded)
+
+
+@dataclass
+class BilouCollator:
+    """Batches of `bilou_view`: `input_ids`, `attention_mask`, `subword_cases` (batch, tokens), and, where the rows have
+    them, `labels` (batch, tokens, heads). Padding has the case SPECIAL and the label -100."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        batch = pad_windows(self.tokenizer, [row["input_ids"] for row in rows], self.pad_to_multiple_of)
+        tokens = batch["input_ids"].shape[1]
+        batch["subword_cases"] = _pad_rows([row["subword_cases"] for row in rows], tokens, SPECIAL)
+        if "labels" in rows[0]:
+            batch["labels"] = _pad_rows([row["labels"] for row in rows], tokens, IGNORE_INDEX)
+        return batch
+
+
+@dataclass
+class EntityCollator:
+    """Batches of `entity_view`: the windows, `spans` (S, 3) of window, first token, end token, and `types` (S,)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        batch = pad_windows(self.tokenizer, [row["input_ids"] for row in rows], self.pad_to_multiple_of)
+        found = [np.asarray(row["spans"], dtype=np.int64).reshape(-1, 3) for row in rows]
+        windows = np.repeat(np.arange(len(rows)), [len(spans) for spans in found])
+        flat = np.concatenate(found)
+        batch["spans"] = torch.from_numpy(np.column_stack([windows, flat[:, :2]]))
+        batch["types"] = torch.from_numpy(flat[:, 2].copy())
+        return batch
+
+
+@dataclass
+class EntityPairCollator:
+    """Batches of `entity_pair_view`: the windows of both sides one below the other, one span each, and `same` (P,).
+
+    Row `i` of `spans` is the first side of pair `i`, row `P + i` its second side.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        sides = [(row[f"{side}_input_ids"], row[f"{side}_mask"]) for side in ("first", "second") for row in rows]
+        batch = pad_windows(self.tokenizer, [ids for ids, _ in sides], self.pad_to_multiple_of)
+        spans = []
+        for window, (_, mask) in enumerate(sides):
+            inside = np.flatnonzero(mask)
+            spans.append((window, inside[0], inside[-1] + 1))
+        batch["spans"] = torch.tensor(spans, dtype=torch.long)
+        batch["same"] = torch.tensor([bool(row["same"]) for row in rows])
+        return batch

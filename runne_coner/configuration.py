@@ -1,0 +1,94 @@
+"""CoNERConfig: everything inference needs to know besides the weights and the tokenizer."""
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .tagging import TAGS, head_names
+
+SPAN_POOLINGS = ("mean", "masked_matrix")
+
+
+class CoNERConfig(PreTrainedConfig):
+    """Configuration of `EntityEncoder` (stage 1) and `CoNERForTokenClassification` (stage 2).
+
+    Parameters that describe the network:
+        encoder: configuration of the encoder, a `PreTrainedConfig` or its dictionary (with `model_type`).
+        entity_types: the types that the heads tag, in order; empty for stage 1.
+        few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
+        levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
+        head_dropout: dropout before the heads.
+        span_pooling: how stage 1 makes an embedding of a span: `mean` of its sub-words, or the paper's `masked_matrix`.
+
+    Parameters that describe how text is cut (see `preprocessing`):
+        max_length: sub-words of a window, special tokens included.
+        max_sentences: sentences of a window at most; 0 means as many as fit.
+        stride: sub-words that neighbouring pieces of a sentence longer than a window share.
+
+    Parameters of decoding:
+        transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
+
+    Raises:
+        ValueError: a type is given twice, a few-shot type is unknown, or a number is out of range.
+    """
+
+    model_type = "coner"
+
+    encoder: PreTrainedConfig | dict | None = None
+    entity_types: list[str] | None = None
+    few_shot_types: list[str] | None = None
+    levels: int = 1
+    head_dropout: float = 0.1
+    span_pooling: str = "mean"
+    max_length: int = 128
+    max_sentences: int = 1
+    stride: int = 32
+    transition_priors: list | None = None
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.encoder, dict):
+            self.encoder = AutoConfig.for_model(**self.encoder)
+        self.entity_types = list(self.entity_types or [])
+        self.few_shot_types = list(self.few_shot_types or [])
+        self._check()
+        kwargs.pop("num_labels", None)
+        # A repository names its own copy of the pipeline. Whoever has the package does not need it, and transformers would
+        # ask for `trust_remote_code`; so only the copy of this class that comes with it keeps the name.
+        if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            kwargs.pop("custom_pipelines", None)
+        if self.id2label is None:
+            self.id2label = dict(enumerate(TAGS))
+            self.label2id = {tag: index for index, tag in enumerate(TAGS)}
+        super().__post_init__(**kwargs)
+        # Attention implementations and the like are chosen for the encoder.
+        if self.encoder is not None and self._attn_implementation is not None:
+            self.encoder._attn_implementation = self._attn_implementation
+
+    def _check(self) -> None:
+        doubled = {name for name in self.entity_types if self.entity_types.count(name) > 1}
+        if doubled:
+            raise ValueError(f"entity_types holds {sorted(doubled)} twice; give every type once")
+        unknown = [name for name in self.few_shot_types if self.entity_types and name not in self.entity_types]
+        if unknown:
+            raise ValueError(f"few_shot_types {unknown} are not among entity_types {self.entity_types}")
+        if self.levels < 1:
+            raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if self.span_pooling not in SPAN_POOLINGS:
+            raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
+        if self.max_sentences < 0:
+            raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
+        if not 0 <= self.stride < self.max_length:
+            raise ValueError(f"stride must be at least 0 and less than max_length, got {self.stride} of {self.max_length}")
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the heads in order: `TYPE`, `TYPE@2`, ... (see `tagging`)."""
+        return head_names(self.entity_types, self.levels)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder's output."""
+        return self.encoder.hidden_size
+
+
+# Saved models carry a copy of this file, for those who have not installed the package.
+CoNERConfig.register_for_auto_class()

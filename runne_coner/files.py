@@ -1,0 +1,33 @@
+"""Text files that are written whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name only when it is complete."""
+    target = Path(os.path.realpath(path))
+    # /dev/stdout and pipes are written to, never replaced, not even when standard output is redirected to a file.
+    if Path(os.path.abspath(path)).is_relative_to("/dev") or (target.exists() and not target.is_file()):
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "x", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text)

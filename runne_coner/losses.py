@@ -1,0 +1,251 @@
+"""The losses of both stages as `nn.Module`s: pure tensor code, computed in float32 also inside autocast.
+
+Stage 1: distance-based logistic (DBL) loss, Bondarenko 2022, eq. 2-3; Vo and Hays 2016.
+Stage 2: named-entity loss (NEL), Bondarenko 2022, eq. 6; its dice part after Li et al. 2020.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .tagging import IGNORE_INDEX, NUM_TAGS, O
+
+MIN_DISTANCE = 1e-3
+"""Distances are held at this floor, where the gradient is 0: float32 cannot tell nearer unit vectors apart, and both
+sqrt and log(1 - p) have an infinite slope at 0."""
+
+
+def floored_sqrt(squared: Tensor) -> Tensor:
+    """Square root of squared distances, at least `MIN_DISTANCE`, with gradient 0 on the floor."""
+    return squared.clamp(min=MIN_DISTANCE**2).sqrt()
+
+
+def dbl_log_probability(distance: Tensor, margin: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities that two spans have the same type, and that they have not (Bondarenko 2022, eq. 3).
+
+    `p(D) = (1 + e^-m) / (1 + e^(D - m))`, so `1 - p = e^-m (e^D - 1) / (1 + e^(D - m))`; both are evaluated in log space.
+
+    Args:
+        distance: Euclidean distances of unit-length embeddings, > 0 and at most 2, any shape.
+        margin: the m of eq. 3.
+    Returns:
+        `(log p, log(1 - p))`, each of the shape of `distance`.
+    """
+    log_denominator = F.softplus(distance - margin)
+    log_same = math.log1p(math.exp(-margin)) - log_denominator
+    log_different = -margin + torch.log(torch.expm1(distance)) - log_denominator
+    return log_same, log_different
+
+
+def dbl_pair_loss(distance: Tensor, same: Tensor, margin: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
+    """Log-loss of pairs: `-(y log p + (1 - y) log(1 - p))` with y moved from {0, 1} to {s / 2, 1 - s / 2}.
+
+    Args:
+        distance: distances of the pairs, any shape.
+        same: bool, same shape; True where both spans have one type.
+        label_smoothing: s in [0, 1).
+    Returns:
+        Loss of each pair, the shape of `distance`.
+    """
+    log_same, log_different = dbl_log_probability(distance, margin)
+    target = same.to(distance.dtype) * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    return -(target * log_same + (1.0 - target) * log_different)
+
+
+class DistanceBasedLogisticLoss(nn.Module):
+    """DBL loss over all pairs of spans of a batch, or over pairs drawn in advance.
+
+    `forward` (all pairs, pair mode `in_batch`) compares every span with every other one. The loss of an ordered pair of
+    types is the mean over its pairs of spans; every ordered pair of different types counts the same, and so does every
+    type's pair with itself:
+
+        loss = w * mean over types t of L(t, t) + (1 - w) * mean over t != u of L(t, u),   w = `positive_weight`
+
+    so frequent types and the many negative pairs do not drown the rest. If a batch has only positive or only negative
+    pairs, the other term is 0; if it has no pair at all the loss is 0 and still has a gradient (of zeros).
+    `forward_pairs` (pair mode `sampled`) is the paper's log-loss, the mean over the given pairs, as the share of positives
+    was fixed when they were drawn.
+
+    Args:
+        margin: m of eq. 3.
+        positive_weight: weight of the positive pairs in [0, 1].
+        label_smoothing: s in [0, 1): targets become s / 2 and 1 - s / 2.
+    """
+
+    def __init__(self, margin: float = 1.0, positive_weight: float = 0.3, label_smoothing: float = 0.0):
+        super().__init__()
+        if not 0.0 <= positive_weight <= 1.0:
+            raise ValueError(f"positive_weight must lie in [0, 1], got {positive_weight}")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        self.margin = margin
+        self.positive_weight = positive_weight
+        self.label_smoothing = label_smoothing
+
+    def forward(self, embeddings: Tensor, types: Tensor, spans: Tensor) -> dict[str, Tensor]:
+        """Loss of all pairs of distinct spans.
+
+        Args:
+            embeddings: `(S, D)` unit-length span embeddings (eq. 2).
+            types: `(S,)` type index of each.
+            spans: `(S,)` identity of each span: the same words under two types share one number and are no pair.
+        Returns:
+            `loss` (scalar with gradient), and detached means over pairs for logging: `positive_distance`,
+            `negative_distance` (NaN where there is no such pair).
+        """
+        with torch.autocast(device_type=embeddings.device.type, enabled=False):
+            embeddings = embeddings.float()
+            distance = pairwise_distance(embeddings)
+            same = types[:, None] == types[None, :]
+            allowed = spans[:, None] != spans[None, :]
+            pair_loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing)
+            loss = self._balanced_mean(pair_loss, types, allowed) + 0.0 * embeddings.sum()
+        with torch.no_grad():
+            parts = {
+                "positive_distance": distance[same & allowed].mean(),
+                "negative_distance": distance[~same & allowed].mean(),
+            }
+        return {"loss": loss, **parts}
+
+    def forward_pairs(self, first: Tensor, second: Tensor, same: Tensor) -> dict[str, Tensor]:
+        """Loss of given pairs.
+
+        Args:
+            first, second: `(P, D)` unit-length embeddings of both sides.
+            same: `(P,)` bool.
+        Returns:
+            As `forward`.
+        """
+        with torch.autocast(device_type=first.device.type, enabled=False):
+            distance = floored_sqrt((first.float() - second.float()).square().sum(dim=-1))
+            loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing).mean()
+        with torch.no_grad():
+            parts = {"positive_distance": distance[same].mean(), "negative_distance": distance[~same].mean()}
+        return {"loss": loss, **parts}
+
+    def _balanced_mean(self, pair_loss: Tensor, types: Tensor, allowed: Tensor) -> Tensor:
+        distinct, type_index = torch.unique(types, return_inverse=True)
+        # `one_hot` cannot count the classes of no spans by itself.
+        membership = F.one_hot(type_index, max(len(distinct), 1)).to(pair_loss.dtype)
+        weights = allowed.to(pair_loss.dtype)
+        sums = membership.T @ (pair_loss * weights) @ membership
+        counts = membership.T @ weights @ membership
+        means = sums / counts.clamp(min=1.0)
+        present = counts > 0
+        positive = torch.eye(len(counts), dtype=torch.bool, device=counts.device) & present
+        negative = ~torch.eye(len(counts), dtype=torch.bool, device=counts.device) & present
+        positive_mean = (means * positive).sum() / positive.sum().clamp(min=1)
+        negative_mean = (means * negative).sum() / negative.sum().clamp(min=1)
+        return self.positive_weight * positive_mean + (1.0 - self.positive_weight) * negative_mean
+
+
+def pairwise_distance(embeddings: Tensor) -> Tensor:
+    """Euclidean distances between all rows of unit length: `D^2 = 2 - 2 cos`, floored at `MIN_DISTANCE`.
+
+    Args:
+        embeddings: `(S, D)` float32 of unit length.
+    Returns:
+        `(S, S)`.
+    """
+    return floored_sqrt(2.0 - 2.0 * (embeddings @ embeddings.T))
+
+
+class DiceLoss(nn.Module):
+    """Dice loss of "some entity tag" against O, the second part of eq. 6 (Bondarenko 2022; Li et al. 2020).
+
+    With `p` = the sum of the probabilities of B, I, L, U and `y` = 1 on a token inside an entity, else 0, per head:
+
+    * `token`: mean over the real tokens of `1 - (2 p y + g) / (p^2 + y^2 + g)`. A token outside every entity costs
+      `p^2 / (p^2 + g)`.
+    * `batch`: `1 - (2 sum(p y) + g) / (sum(p^2) + sum(y^2) + g)`, sums over the real tokens of the batch: a dot product over
+      tokens, as the product of sums would not see positions. A head without a mention in the batch costs
+      `sum(p^2) / (sum(p^2) + g)`, which pulls its probabilities to 0.
+
+    Heads are summed.
+
+    Args:
+        smoothing: g (gamma of eq. 6), > 0.
+        reduction: `token` or `batch`.
+    """
+
+    def __init__(self, smoothing: float = 1.0, reduction: str = "token"):
+        super().__init__()
+        if reduction not in ("token", "batch"):
+            raise ValueError(f"dice_reduction must be 'token' or 'batch', got {reduction!r}")
+        if smoothing <= 0.0:
+            raise ValueError(f"dice_smoothing must be positive, got {smoothing}")
+        self.smoothing = smoothing
+        self.reduction = reduction
+
+    def forward(self, log_probabilities: Tensor, labels: Tensor, real: Tensor) -> Tensor:
+        """Args: `log_probabilities` (N, heads, 5), `labels` (N, heads), `real` (N, heads) bool. Returns a scalar."""
+        weight = real.to(log_probabilities.dtype)
+        entity = -torch.expm1(log_probabilities[..., O]) * weight
+        truth = (labels > O).to(log_probabilities.dtype) * weight
+        overlap, squares = 2.0 * entity * truth, entity.square() + truth.square()
+        if self.reduction == "batch":
+            overlap, squares = overlap.sum(0), squares.sum(0)
+            return (1.0 - (overlap + self.smoothing) / (squares + self.smoothing)).sum()
+        per_token = 1.0 - (overlap + self.smoothing) / (squares + self.smoothing)
+        return ((per_token * weight).sum(0) / weight.sum(0).clamp(min=1.0)).sum()
+
+
+class NamedEntityLoss(nn.Module):
+    """NEL, the weighted sum of cross-entropy and dice loss over all heads (Bondarenko 2022, eq. 6).
+
+    `NEL = ce_weight * CE + dice_weight * dice`; CE is averaged over the real tokens of the batch and summed over heads.
+    Labels of `IGNORE_INDEX` (special tokens, padding) take no part in either.
+
+    Args:
+        ce_weight: alpha of eq. 6.
+        dice_weight: weight of the dice term (1 in the paper); 0 leaves it out.
+        dice_smoothing: gamma of eq. 6.
+        dice_reduction: `token` or `batch`, see `DiceLoss`.
+        label_smoothing: s of the cross-entropy: targets become 1 - s + s / 5 and s / 5.
+    """
+
+    def __init__(
+        self,
+        ce_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        dice_smoothing: float = 1.0,
+        dice_reduction: str = "token",
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__()
+        if ce_weight < 0 or dice_weight < 0 or ce_weight + dice_weight == 0:
+            raise ValueError(f"ce_weight {ce_weight} and dice_weight {dice_weight} must be >= 0 and not both 0")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+        self.ce_weight = ce_weight
+        self.dice_weight = dice_weight
+        self.dice = DiceLoss(dice_smoothing, dice_reduction)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Args: `logits` (batch, tokens, heads, 5); `labels` (batch, tokens, heads) tag indices or `IGNORE_INDEX`.
+
+        Returns:
+            `loss` with gradient, and detached `ce_loss` and `dice_loss` (0 when its weight is 0) for logging.
+        """
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            # Padding is a third of a batch: drop it before the softmax. All heads of a token are ignored together.
+            real = (labels != IGNORE_INDEX).any(dim=-1)
+            logits, labels = logits[real].float(), labels[real].long()
+            log_probabilities = F.log_softmax(logits, dim=-1)
+            scored = labels != IGNORE_INDEX
+            cross_entropy = F.nll_loss(
+                log_probabilities.reshape(-1, NUM_TAGS), labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+            if self.label_smoothing:
+                uniform = -(log_probabilities.mean(-1) * scored).sum()
+                cross_entropy = (1.0 - self.label_smoothing) * cross_entropy + self.label_smoothing * uniform
+            cross_entropy = cross_entropy / max(labels.shape[0], 1)
+            dice = logits.new_zeros(())
+            if self.dice_weight:
+                dice = self.dice(log_probabilities, labels, scored)
+            # `0 * logits.sum()` keeps a gradient when the batch holds no real token at all.
+            loss = self.ce_weight * cross_entropy + self.dice_weight * dice + 0.0 * logits.sum()
+        return {"loss": loss, "ce_loss": cross_entropy.detach(), "dice_loss": dice.detach()}

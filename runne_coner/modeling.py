@@ -1,0 +1,182 @@
+"""The networks: `EntityEncoder` for stage 1 and `CoNERForTokenClassification` for stage 2 (Bondarenko 2022, section 3)."""
+
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.utils import ModelOutput
+
+from .configuration import CoNERConfig
+from .tagging import NUM_TAGS
+
+
+class CoNERPreTrainedModel(PreTrainedModel):
+    """What both networks share: the encoder, and starting from any pre-trained one."""
+
+    config_class = CoNERConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # The losses are means over the batch; the Trainer itself divides by the gradient accumulation steps.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_encoder(cls, name_or_path: str, config: CoNERConfig, **kwargs):
+        """A network with a pre-trained encoder and new weights elsewhere.
+
+        Args:
+            name_or_path: Hub id or folder of any encoder that `AutoModel` loads.
+            config: its `encoder` is filled in from the checkpoint.
+            kwargs: for `AutoModel.from_pretrained` (`revision`, `token`, ...).
+        Returns:
+            The network in float32, in evaluation mode.
+        """
+        # A file in half precision would otherwise be trained in half precision.
+        found = AutoConfig.from_pretrained(name_or_path, **kwargs)
+        encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
+        # A folder of this machine means nothing to whoever gets the model.
+        encoder.config._name_or_path = ""
+        config.encoder = encoder.config
+        model = cls(config)
+        model.encoder = encoder
+        return model.eval()
+
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        # Some encoders (DistilBERT, ModernBERT, ...) know no token types.
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        return self.encoder(**inputs).last_hidden_state
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Option that leaves out the layer over the first token, which neither stage trains (DDP refuses idle weights)."""
+    known = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in known else {}
+
+
+def _new_encoder(config: CoNERConfig) -> PreTrainedModel:
+    # In the data type that `from_pretrained(dtype=...)` is loading, whatever the encoder was once saved in.
+    return AutoModel.from_config(config.encoder, dtype=torch.get_default_dtype(), **_without_pooler(config.encoder))
+
+
+@dataclass
+class EntityEncoderOutput(ModelOutput):
+    """Output of `EntityEncoder`: `span_embeddings` (S, D), of unit length, and `last_hidden_state` (batch, tokens, hidden)."""
+
+    span_embeddings: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+
+
+class EntityEncoder(CoNERPreTrainedModel):
+    """The Siamese network of stage 1: an encoder whose last hidden layer is pooled over spans (eq. 1-2).
+
+    Both sub-networks of the paper share all weights, so one forward pass over a batch serves every pair within it.
+    """
+
+    def __init__(self, config: CoNERConfig):
+        super().__init__(config)
+        self.encoder = _new_encoder(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        spans: Tensor | None = None,
+    ) -> EntityEncoderOutput:
+        """Embeddings of spans.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: `(batch, tokens)`.
+            spans: `(S, 3)` int64: window index in the batch, first token, end token (exclusive).
+        Returns:
+            `span_embeddings` `(S, D)` float32: D = hidden for `mean`, tokens x hidden for `masked_matrix`.
+        """
+        hidden = self._encode(input_ids, attention_mask, token_type_ids)
+        embeddings = None if spans is None else pool_spans(hidden, spans, self.config.span_pooling)
+        return EntityEncoderOutput(span_embeddings=embeddings, last_hidden_state=hidden)
+
+
+def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
+    """Unit-length embeddings of spans (Bondarenko 2022, eq. 1-2).
+
+    `masked_matrix` is the literal reading: the matrix `F(S) o M`, zero outside the span, as one long vector; two spans are
+    then compared token by token at equal positions of their windows. `mean` is its position-free form.
+
+    Args:
+        hidden: `(batch, tokens, hidden)`.
+        spans: `(S, 3)`: window, first token, end token.
+        pooling: `mean` or `masked_matrix`.
+    Returns:
+        `(S, hidden)` or `(S, tokens * hidden)`, float32, of length 1.
+    """
+    batch, tokens, size = hidden.shape
+    window, first, end = spans.unbind(-1)
+    position = torch.arange(tokens, device=hidden.device)
+    mask = (position >= first[:, None]) & (position < end[:, None])
+    with torch.autocast(device_type=hidden.device.type, enabled=False):
+        if pooling == "masked_matrix":
+            pooled = (hidden.float()[window] * mask[..., None]).flatten(1)
+        else:
+            # One matrix product with a (S, batch x tokens) membership matrix pools all spans at once. Its scale does not
+            # matter, as the length is set to 1 below: the sum points the way of the mean.
+            member = torch.zeros(len(spans), batch, tokens, device=hidden.device)
+            member[torch.arange(len(spans), device=hidden.device), window] = mask.float()
+            pooled = member.flatten(1) @ hidden.float().reshape(batch * tokens, size)
+        return nn.functional.normalize(pooled, dim=-1)
+
+
+class CoNERForTokenClassification(CoNERPreTrainedModel):
+    """Encoder with one BILOU head per entity type and nesting level, fused into one linear layer (section 3.2)."""
+
+    def __init__(self, config: CoNERConfig):
+        super().__init__(config)
+        if not config.entity_types:
+            raise ValueError("CoNERConfig.entity_types is empty: name the entity types that the heads shall tag")
+        self.encoder = _new_encoder(config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, len(config.heads) * NUM_TAGS)
+        self.post_init()
+
+    @torch.no_grad()
+    def set_head_bias(self, tag_counts: np.ndarray) -> None:
+        """Start every head at the tag frequencies of the training set, instead of learning first that most tags are O.
+
+        Args:
+            tag_counts: `(heads, 5)` how often each head has each tag; 1 is added to each, so that no tag is ruled out.
+        """
+        frequencies = torch.as_tensor(tag_counts, dtype=torch.float64) + 1.0
+        frequencies = frequencies / frequencies.sum(dim=-1, keepdim=True)
+        self.classifier.bias.copy_(frequencies.log().flatten())
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> TokenClassifierOutput:
+        """Logits of all heads.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: `(batch, tokens)`.
+        Returns:
+            `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`.
+        """
+        hidden = self._encode(input_ids, attention_mask, token_type_ids)
+        logits = self.classifier(self.dropout(hidden))
+        return TokenClassifierOutput(logits=logits.unflatten(-1, (-1, NUM_TAGS)))
+
+
+# As `CoNERConfig`: the code goes with the model.
+CoNERForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")

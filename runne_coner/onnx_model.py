@@ -1,0 +1,121 @@
+"""A model that `runne-coner export` wrote, run by ONNX Runtime in the place of the torch model of the pipeline."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.utils import cached_file
+
+from .configuration import CoNERConfig
+
+ONNX_FILES = ("model.onnx", "model_int8.onnx")
+"""The names that an exported model may have, of which a folder holds one; weights above 2 GB lie in `<name>.data` beside it."""
+INSTALL = 'run: pip install "runne-coner[onnx]"'
+
+
+class OnnxError(ValueError):
+    """A model that ONNX Runtime cannot run; the message says why."""
+
+
+class OnnxModel(nn.Module):
+    """What `NestedNerPipeline` asks of a model, on the CPU: `config`, `device` and a call that returns logits.
+
+        recognize = pipeline("nested-ner", model=OnnxModel.from_pretrained(folder), tokenizer=folder, device="cpu")
+
+    `load_pipeline(folder, backend="onnx")` is the same in short. As many threads are used as torch has been given.
+
+    Args:
+        path: the ONNX file.
+        config: of the model that was exported.
+    Raises:
+        OnnxError: onnxruntime is not installed, or the file is missing or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: CoNERConfig):
+        super().__init__()
+        self.path = Path(path)
+        self.config = config
+        self.session = _open_session(self.path)
+        self.input_names = [given.name for given in self.session.get_inputs()]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike) -> "OnnxModel":
+        """The model of a folder or Hub id that holds an export."""
+        options = {"_raise_exceptions_for_missing_entries": False}
+        for name in ONNX_FILES:
+            if path := cached_file(folder, name, **options):
+                cached_file(folder, f"{name}.data", **options)
+                return cls(path, AutoConfig.from_pretrained(folder))
+        raise OnnxError(
+            f"{folder}: no {' or '.join(ONNX_FILES)}; write it with: runne-coner export --model MODEL --to onnx DIR"
+        )
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> TokenClassifierOutput:
+        """`logits` `(batch, tokens, heads, 5)`, as `CoNERForTokenClassification` gives them."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        }
+        (logits,) = self.session.run(None, {name: given[name].numpy() for name in self.input_names})
+        return TokenClassifierOutput(logits=torch.from_numpy(logits))
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def to(self, device) -> "OnnxModel":
+        """Itself; it cannot leave the CPU (ValueError)."""
+        if torch.device(device).type != "cpu":
+            raise ValueError(f"an ONNX model runs on the CPU, not on {device}; give device='cpu', or the torch model")
+        return self
+
+    # What `Pipeline` asks for its description.
+    input_modalities = ("text",)
+
+    def can_generate(self) -> bool:
+        return False
+
+    def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
+        """Write the ONNX file and the configuration."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for file in (self.path, self.path.with_name(f"{self.path.name}.data")):
+            if file.is_file() and file.parent.resolve() != Path(folder).resolve():
+                shutil.copyfile(file, Path(folder) / file.name)
+        self.config.save_pretrained(folder)
+
+
+def _open_session(path: Path):
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise OnnxError(f"onnxruntime is not installed, which backend='onnx' needs; {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait busily would take the cores from tokenisation and Viterbi between two runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Every batch has a shape of its own: plans kept for each of them only take memory.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            # On CPUs the fused kernel of addition and normalisation is the slower one: it took 31% of an int8 run, its
+            # parts take 9%.
+            disabled_optimizers=["SkipLayerNormFusion"],
+        )
+    # The errors of onnxruntime have no common class of their own.
+    except Exception as error:
+        raise OnnxError(f"{path}: cannot be read as an ONNX model: {error}") from error

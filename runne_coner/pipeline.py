@@ -1,0 +1,240 @@
+"""`pipeline("nested-ner", ...)`: text of any length to nested entities with scores."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, Pipeline, PreTrainedTokenizerBase, pipeline
+
+from .collators import BilouCollator
+from .configuration import CoNERConfig
+from .modeling import CoNERForTokenClassification
+from .onnx_model import ONNX_FILES, OnnxError, OnnxModel
+from .preprocessing import window_rows
+from .tagging import spans_from_tags
+from .viterbi import BilouViterbiProcessor
+from .windows import WindowSettings
+
+TASK = "nested-ner"
+BUFFERED_CHARACTERS = 100_000
+"""Texts of about so many characters are cut and sorted by length together: it saves padding, and still streams."""
+
+
+class NestedNerPipeline(Pipeline):
+    """Finds nested entities in texts of any length.
+
+        recognize = pipeline("nested-ner", model="folder or Hub id")
+        recognize("Мэр Казани Ильсур Метшин ...")
+
+    Input: a text, a list of texts, or any iterable of texts (a generator or a `datasets` column), which is streamed.
+    Output: for each text a list of entities `{"entity_type", "start", "end", "text", "score", "level"}`, sorted by start,
+    then longest first. `start` and `end` are characters of the untouched text, so `text[start:end] == entity["text"]`.
+    A text without words gives no entities.
+
+    `score` is the probability of the whole span under its head: the share of the weight of all legal tag paths of the
+    window that pass exactly over this span (forward-backward over the chains of Figure 2). `level` is the nesting level
+    among entities of the type (1 = outermost).
+
+    A text is cut into windows of sentences as in training; pieces of a sentence longer than a window overlap, and an entity
+    comes from the window whose core its first character lies in.
+
+    Options, at construction or in the call:
+        batch_size: windows in a forward pass, default 32.
+        threshold: leave out entities with a score below it, default 0.
+        entity_types: decode only these types.
+        flat: keep only the outermost entities: from the longest on, those that overlap none kept before; of equal spans
+            the one with the better score.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+
+    def __init__(self, model: CoNERForTokenClassification, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs):
+        if tokenizer is None:
+            raise ValueError("the pipeline needs the model's tokenizer; give tokenizer=, or a folder that holds one")
+        super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+        config = self.model.config
+        self.windows = WindowSettings(config.max_length, config.max_sentences, config.stride)
+        self.viterbi = BilouViterbiProcessor(config.transition_priors)
+        self.collator = BilouCollator(tokenizer)
+        self.model.eval()
+
+    def _sanitize_parameters(self, **options):
+        known = {"threshold", "entity_types", "flat"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise TypeError(f"unknown options {unknown} of the nested-ner pipeline; known are {sorted(known | {'batch_size'})}")
+        heads = {}
+        if "entity_types" in options:
+            heads["heads"] = self._heads_of(options.pop("entity_types"))
+        return {}, heads, options
+
+    def _heads_of(self, entity_types: Iterable[str] | None) -> list[int] | None:
+        if entity_types is None:
+            return None
+        known = self.model.config.entity_types
+        wanted = [entity_types] if isinstance(entity_types, str) else list(entity_types)
+        unknown = [name for name in wanted if name not in known]
+        if unknown or not wanted:
+            raise ValueError(f"entity_types {unknown or wanted}: the model tags {known}")
+        return [head for head in range(len(self.model.config.heads)) if known[head % len(known)] in wanted]
+
+    def __call__(self, inputs: str | Iterable[str], batch_size: int | None = None, **options):
+        """See the class. A list gives a list, another iterable an iterator that reads it as it goes.
+
+        Raises:
+            TypeError: an input that is not text. ValueError: an unknown entity type.
+        """
+        _, forward, postprocess = self._sanitize_parameters(**options)
+        settings = {**self._forward_params, **forward}, {**self._postprocess_params, **postprocess}
+        batch_size = batch_size or self._batch_size or 32
+        if isinstance(inputs, str):
+            return next(self._stream([inputs], batch_size, *settings))
+        if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
+            raise TypeError(f"expected a text (str) or texts, got {type(inputs).__name__}")
+        stream = self._stream(inputs, batch_size, *settings)
+        return list(stream) if isinstance(inputs, (list, tuple)) else stream
+
+    def _stream(self, texts: Iterable[str], batch_size: int, forward: dict, postprocess: dict) -> Iterator[list[dict]]:
+        for group in _groups(texts):
+            rows = window_rows(group, self.tokenizer, self.windows)
+            rows.sort(key=lambda row: row["length"])
+            found: list[list[dict]] = [[] for _ in group]
+            # The longest windows come first: if a batch does not fit into memory, it is the first one.
+            for start in range(len(rows) - 1, -1, -batch_size):
+                batch = rows[max(start - batch_size + 1, 0) : start + 1]
+                for row, entities in zip(batch, self.forward(batch, **forward), strict=True):
+                    found[row["document"]].extend(entities)
+            for text, entities in zip(group, found, strict=True):
+                yield self.postprocess((text, entities), **postprocess)
+
+    # The three steps that `Pipeline` asks for.
+
+    def preprocess(self, text: str) -> list[dict]:
+        """Windows of a text: rows with `input_ids`, `subword_cases`, character offsets of words, and `core`."""
+        return window_rows([text], self.tokenizer, self.windows)
+
+    def forward(self, rows: list[dict], **options) -> list[list[dict]]:
+        """As `_forward`, without gradients; it places the tensors itself, where `Pipeline` would walk through all rows."""
+        with self.device_placement(), torch.inference_mode():
+            return self._forward(rows, **options)
+
+    def _forward(self, rows: list[dict], heads: list[int] | None = None) -> list[list[dict]]:
+        """Entities of each of a batch of windows, without their text."""
+        inputs = {name: value.to(self.device) for name, value in self.collator(rows).items()}
+        cases = inputs.pop("subword_cases")
+        logits = self.model(**inputs).logits
+        if heads is not None:
+            logits = logits[:, :, heads]
+        tags = self.viterbi.decode(cases, logits)
+        spans = spans_from_tags(tags.cpu().numpy())
+        entities: list[list[dict]] = [[] for _ in rows]
+        if len(spans) == 0:
+            return entities
+        scores = self.viterbi.span_log_probabilities(cases, logits, torch.from_numpy(spans).to(self.device)).exp()
+        types = self.model.config.entity_types
+        for (window, index, first, end), score in zip(spans.tolist(), scores.tolist(), strict=True):
+            row = rows[window]
+            head = index if heads is None else heads[index]
+            start = int(row["word_starts"][first])
+            if row["core"][0] <= start < row["core"][1]:
+                entity = {
+                    "entity_type": types[head % len(types)],
+                    "start": start,
+                    "end": int(row["word_ends"][end - 1]),
+                }
+                entities[window].append(entity | {"score": score, "level": head // len(types) + 1})
+        return entities
+
+    def postprocess(self, found: tuple[str, list[dict]], threshold: float = 0.0, flat: bool = False) -> list[dict]:
+        """Entities of one text in order, each span and type once (the better score)."""
+        text, entities = found
+        best: dict[tuple[int, int, str], dict] = {}
+        for entity in sorted(entities, key=lambda e: e["score"]):
+            if entity["score"] >= threshold:
+                best[entity["start"], entity["end"], entity["entity_type"]] = entity
+        kept = sorted(best.values(), key=lambda e: (e["start"], -e["end"], e["entity_type"]))
+        if flat:
+            kept = _outermost(kept)
+        order = ("entity_type", "start", "end", "text", "score", "level")
+        return [{key: (e | {"text": text[e["start"] : e["end"]]})[key] for key in order} for e in kept]
+
+
+class ModelError(ValueError):
+    """A folder or Hub id that is no usable CoNER model; the message says what is missing."""
+
+
+def load_pipeline(model: str, backend: str | None = None, **options) -> NestedNerPipeline:
+    """The pipeline of a saved model, with errors that say what is wrong with the folder.
+
+    Args:
+        model: folder or Hub id.
+        backend: `torch`; `onnx` for what `runne-coner export` wrote, on the CPU; None is torch, unless the folder holds
+            nothing but an export.
+        options: of `transformers.pipeline` (`device`, `dtype`, ...) and of `NestedNerPipeline`.
+    Raises:
+        ModelError: no such folder, a file is missing or broken, or it holds another kind of model.
+    """
+    folder = Path(model)
+    torch_weights, exports = list(folder.glob("model*.safetensors")), [n for n in ONNX_FILES if (folder / n).is_file()]
+    backend = backend or ("onnx" if exports and not torch_weights else "torch")
+    if backend not in ("torch", "onnx"):
+        raise ModelError(f"backend must be torch or onnx, not {backend!r}")
+    if folder.is_dir():
+        for name, content in (("config.json", "configuration"), ("tokenizer.json", "tokenizer")):
+            if not (folder / name).is_file():
+                raise ModelError(f"{model}: no {name}: the folder holds no {content}; give a folder that stage 2 wrote")
+        if backend == "torch" and not torch_weights:
+            if exports:
+                raise ModelError(f"{model}: holds {exports[0]} and no weights for torch; load it with backend='onnx'")
+            raise ModelError(f"{model}: no model.safetensors: the folder holds no weights; give a folder that stage 2 wrote")
+    elif len(folder.parts) > 2 or folder.is_absolute():
+        raise ModelError(f"{model}: there is no such folder, and it is no Hub id (owner/name)")
+    try:
+        config = AutoConfig.from_pretrained(model)
+        if not isinstance(config, CoNERConfig):
+            raise ModelError(f"{model}: a {config.model_type!r} model, not a CoNER one; train it with recipes/stage2.py")
+        if backend == "onnx":
+            return _onnx_pipeline(model, **options)
+        return pipeline(TASK, model=model, **options)
+    except OnnxError as error:
+        raise ModelError(str(error)) from error
+    except SafetensorError as error:
+        raise ModelError(f"{model}: the weights (model.safetensors) are damaged: {error}; get the file again") from error
+    except OSError as error:
+        raise ModelError(f"{model}: cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _onnx_pipeline(model: str, device: str | None = None, dtype=None, **options) -> NestedNerPipeline:
+    if device is not None and torch.device(device).type != "cpu":
+        raise ModelError(f"{model}: backend='onnx' runs on the CPU, not on {device}; leave device= out, or use the torch model")
+    if dtype not in (None, "auto", "float32", torch.float32):
+        raise ModelError(f"{model}: an exported model has the precision of its export; leave dtype= out")
+    return pipeline(TASK, model=OnnxModel.from_pretrained(model), tokenizer=model, device="cpu", **options)
+
+
+def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Runs of texts of about `BUFFERED_CHARACTERS` together, at least one text each."""
+    group: list[str] = []
+    size = 0
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {index} is no text (str) but {type(text).__name__}")
+        group.append(text)
+        size += len(text)
+        if size >= BUFFERED_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _outermost(entities: list[dict]) -> list[dict]:
+    kept: list[dict] = []
+    for entity in sorted(entities, key=lambda e: (e["start"] - e["end"], -e["score"])):
+        if all(entity["end"] <= other["start"] or other["end"] <= entity["start"] for other in kept):
+            kept.append(entity)
+    return sorted(kept, key=lambda e: e["start"])

@@ -1,0 +1,295 @@
+"""The Trainers of both stages; the losses are computed in `compute_loss`."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import EvalPrediction, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from .files import write_text
+from .hub import create_repository, push_model, write_card
+from .losses import DistanceBasedLogisticLoss, NamedEntityLoss, floored_sqrt
+from .model_card import public_arguments
+from .modeling import CoNERForTokenClassification, EntityEncoder
+from .training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
+from .viterbi import BilouViterbiProcessor
+
+EVALUATED_PAIRS = 4096
+"""Pairs of spans that stage 1 looks at in each evaluation batch, half of them of one type where there are so many."""
+
+
+class _SpanTrainer(Trainer):
+    """What both Trainers share: logging the parts of the loss by name, and arguments saved as JSON."""
+
+    def __init__(self, *args, loss: nn.Module, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss = loss.to(self.args.device)
+        self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
+
+    def _record(self, parts: dict[str, Tensor], training: bool) -> None:
+        for name, value in parts.items():
+            if name != "loss":
+                self._parts[training][name].append(value.detach())
+
+    def _recorded(self, training: bool) -> dict[str, float]:
+        """Means over what was recorded since the last call, on all processes; a part may be undefined (NaN) in a batch."""
+        recorded, self._parts[training] = self._parts[training], defaultdict(list)
+        means = {name: torch.stack(values).float().nanmean() for name, values in recorded.items()}
+        gathered = {name: self.accelerator.gather(value[None]).nanmean().item() for name, value in means.items()}
+        return {name: value for name, value in gathered.items() if not np.isnan(value)}
+
+    def _get_eval_sampler(self, eval_dataset):
+        # The Trainer would group evaluation batches by length too, and the scores need the windows in their order.
+        return SequentialSampler(eval_dataset)
+
+    def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
+        """What a batch hands to `compute_metrics`: predictions and what they are compared with."""
+        raise TypeError(f"{type(self).__name__} does not say what it predicts")
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss of a batch, and what `_predicted` makes of its outputs."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        return loss.detach(), *self._predicted(outputs, inputs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._recorded(training=True)
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        parts = self._recorded(training=False)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in parts.items()})
+        return output
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+            # The Trainer pickles its arguments; JSON says the same and runs no code when it is read.
+            (folder / TRAINING_ARGS_NAME).unlink()
+            self._save_arguments(folder)
+
+    def _save_arguments(self, folder: Path) -> None:
+        write_text(folder / "training_args.json", json.dumps(public_arguments(self.args), indent=2))
+
+    # The Trainer's own pushes upload whole folders, at every checkpoint and before there are scores. Here `--push_to_hub`
+    # makes sure at the start that the repository can be written to, and `push_to_hub` uploads once, what `hub.read_folder`
+    # says and nothing else; `hub_strategy` has no effect.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        pass
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository `hub_model_id`, if there is none, and check that it can be written to.
+
+        Raises:
+            hub.HubError: the Hub cannot be reached, or refuses the token or the name.
+        """
+        if self.is_world_process_zero():
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            private = self.args.hub_private_repo if private is None else private
+            self.hub_model_id = create_repository(name, private=private, token=token or self.args.hub_token)
+            self.push_in_progress = None
+
+    def create_model_card(self, language=None, license=None, tags=(), model_name=None, **_) -> None:
+        """Write the card, README.md, from the facts that the recipes record in `output_dir` (see `model_card`).
+
+        Args:
+            language, license, tags: in place of, or beside, those recorded.
+            model_name: Hub id that the card's examples load.
+        """
+        if self.is_world_process_zero():
+            name = model_name or self.hub_model_id
+            write_card(self.args.output_dir, name, language=language, license=license, tags=tags)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> str | None:
+        """Save the model, write its card and upload both (see `hub.push_model`); always waits for the end.
+
+        Args:
+            kwargs: for `create_model_card`.
+        Returns:
+            Address of the repository, on the main process.
+        Raises:
+            hub.HubError: the model cannot be pushed; the local one is complete.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model()
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        revision = revision or self.args.hub_revision
+        message = commit_message or "End of training"
+        return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
+
+
+class ContrastiveTrainer(_SpanTrainer):
+    """Stage 1: fine-tunes an `EntityEncoder` so that spans of one type lie close together (Bondarenko 2022, section 3.1).
+
+    `train_dataset` is an entity view (pair mode `in_batch`) with an `EntityCollator`, or an entity-pair view (`sampled`)
+    with an `EntityPairCollator` as `pair_collator`; `eval_dataset` is always an entity view. Evaluation reports
+    `eval_pair_auc` (probability that a random pair of one type lies closer than a random pair of two) and
+    `eval_positive_distance`, `eval_negative_distance`, over pairs within the evaluation batches.
+
+    Args:
+        loss: default `DistanceBasedLogisticLoss` with the settings of `args`.
+        pair_collator: collator of the training batches where it differs from `data_collator`.
+    """
+
+    def __init__(
+        self,
+        model: EntityEncoder,
+        args: ContrastiveTrainingArguments,
+        *,
+        loss: nn.Module | None = None,
+        pair_collator=None,
+        **kwargs,
+    ):
+        loss = loss or DistanceBasedLogisticLoss(args.margin, args.positive_weight, args.label_smoothing_factor)
+        super().__init__(model, args, loss=loss, compute_metrics=pair_metrics, **kwargs)
+        self.label_names = ["types"]
+        self.pair_collator = pair_collator
+
+    def get_train_dataloader(self):
+        if self.pair_collator is None:
+            return super().get_train_dataloader()
+        evaluation_collator, self.data_collator = self.data_collator, self.pair_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluation_collator
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        types, same = inputs.pop("types", None), inputs.pop("same", None)
+        outputs = model(**inputs)
+        embeddings = outputs.span_embeddings
+        if same is not None:
+            first, second = embeddings.chunk(2)
+            parts = self.loss.forward_pairs(first, second, same)
+        else:
+            _, identity = torch.unique(inputs["spans"], dim=0, return_inverse=True)
+            parts = self.loss(embeddings, types, identity)
+        self._record(parts, training=model.training)
+        return (parts["loss"], outputs) if return_outputs else parts["loss"]
+
+    def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
+        """Distances `(1, EVALUATED_PAIRS)` and 1 / 0 for same / different type (-100 where there are fewer pairs)."""
+        return _evaluated_pairs(outputs.span_embeddings, inputs["types"], inputs["spans"])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the plain encoder with its tokenizer, ready for stage 2 or `AutoModel`; checkpoints keep the whole network."""
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            self.accelerator.unwrap_model(self.model).encoder.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+            self._save_arguments(folder)
+        return None
+
+
+def _evaluated_pairs(embeddings: Tensor, types: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
+    """A fixed number of pairs of a batch, half of them positive where there are enough; drawn alike in every evaluation."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.triu_indices(len(types), len(types), offset=1, device=types.device)
+    distinct = (spans[first] != spans[second]).any(dim=-1)
+    first, second = first[distinct], second[distinct]
+    same = types[first] == types[second]
+    chosen = []
+    for kind in (same, ~same):
+        candidates = kind.nonzero()[:, 0]
+        order = torch.randperm(len(candidates), generator=generator)[: EVALUATED_PAIRS // 2].to(candidates.device)
+        chosen.append(candidates[order])
+    index = torch.cat(chosen)
+    distance = floored_sqrt((embeddings[first[index]] - embeddings[second[index]]).float().square().sum(-1))
+    missing = EVALUATED_PAIRS - len(index)
+    padded_same = nn.functional.pad(same[index].long(), (0, missing), value=-100)
+    return nn.functional.pad(distance, (0, missing))[None], padded_same[None]
+
+
+def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Pair AUC and mean distances from what `ContrastiveTrainer` predicts."""
+    real = prediction.label_ids != -100
+    distance, same = prediction.predictions[real], prediction.label_ids[real] == 1
+    if same.all() or not same.any():
+        return {}
+    return {"pair_auc": float(roc_auc_score(same, -distance))}
+
+
+class NestedNerTrainer(_SpanTrainer):
+    """Stage 2: trains the encoder and its BILOU heads under the named-entity loss (Bondarenko 2022, section 3.2, eq. 6).
+
+    Datasets are BILOU views with a `BilouCollator`. Predictions are tags decoded by Viterbi, `(windows, tokens, heads)`;
+    with `compute_metrics=metrics.make_compute_metrics(...)` the scores are those of whole spans, and
+    `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...).
+
+    Args:
+        loss: default `NamedEntityLoss` with the settings of `args`.
+    """
+
+    def __init__(
+        self,
+        model: CoNERForTokenClassification,
+        args: NestedNerTrainingArguments,
+        *,
+        loss: nn.Module | None = None,
+        **kwargs,
+    ):
+        loss = loss or NamedEntityLoss(
+            args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor
+        )
+        super().__init__(model, args, loss=loss, **kwargs)
+        self.label_names = ["labels"]
+        self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+
+    def create_optimizer(self, model=None):
+        """The Trainer's optimiser, in which the heads have a learning rate of their own."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        heads = {id(p) for name, p in self.model.named_parameters() if name.split(".")[-2] == "classifier"}
+        for group in list(optimizer.param_groups):
+            of_heads = [p for p in group["params"] if id(p) in heads]
+            group["params"] = [p for p in group["params"] if id(p) not in heads]
+            options = {key: value for key, value in group.items() if key not in ("params", "lr")}
+            optimizer.add_param_group({**options, "params": of_heads, "lr": self.args.head_learning_rate})
+        return optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {name: value for name, value in inputs.items() if name != "subword_cases"}
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        parts = self.loss(outputs.logits, labels)
+        self._record(parts, training=model.training)
+        return (parts["loss"], outputs) if return_outputs else parts["loss"]
+
+    def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
+        """Viterbi tags and labels, both int8 `(batch, tokens, heads)`."""
+        tags = self.viterbi.decode(inputs["subword_cases"], outputs.logits)
+        return tags.to(torch.int8), inputs["labels"].to(torch.int8)

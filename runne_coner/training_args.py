@@ -1,0 +1,104 @@
+"""Training arguments of both stages: `transformers.TrainingArguments` with the knobs of the method."""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+PAIR_MODES = ("in_batch", "sampled")
+DICE_REDUCTIONS = ("token", "batch")
+
+
+@dataclass
+class _SpanTrainingArguments(TrainingArguments):
+    # The views carry columns that the collators read and `forward` does not.
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop dataset columns that the model does not read; the collators need them."}
+    )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "How training windows are drawn: 'group_by_length' keeps padding low, 'random' does not sort."},
+    )
+
+    cpu_threads: int = field(
+        default=0, metadata={"help": "Threads of a process that trains on the CPU; 0 shares all cores out among the processes."}
+    )
+
+    def __post_init__(self):
+        # Without an accelerator the Trainer accepts bf16 only when it is told what it could see.
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay false: the collators read columns that forward() does not")
+        if self.cpu_threads < 0:
+            raise ValueError(f"cpu_threads must be 0 (all cores) or more, got {self.cpu_threads}")
+
+    def use_cpu_threads(self) -> None:
+        """Give a process that trains on the CPU its threads; `accelerate launch` would leave it a single one."""
+        if self.device.type == "cpu":
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            torch.set_num_threads(self.cpu_threads or max(1, cores // processes))
+
+
+@dataclass
+class ContrastiveTrainingArguments(_SpanTrainingArguments):
+    """Arguments of `ContrastiveTrainer` (stage 1; Bondarenko 2022, section 3.1).
+
+    Parameters that control the loss:
+        pair_mode: `in_batch` compares all spans of a batch from one forward pass; `sampled` trains on pairs drawn in
+            advance as in the paper.
+        margin: m of eq. 3.
+        positive_weight: weight of the positive pairs in `in_batch`.
+        label_smoothing_factor (of TrainingArguments): targets of the log-loss become s / 2 and 1 - s / 2.
+
+    Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
+    `train_sampling_strategy="group_by_length"`.
+    """
+
+    pair_mode: str = field(default="in_batch", metadata={"help": "Pairs: 'in_batch' (all of a batch) or 'sampled'."})
+    margin: float = field(default=1.0, metadata={"help": "Margin m of the distance-based logistic loss."})
+    positive_weight: float = field(default=0.3, metadata={"help": "Weight of positive pairs in pair mode in_batch."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pair_mode not in PAIR_MODES:
+            raise ValueError(f"pair_mode must be one of {PAIR_MODES}, got {self.pair_mode!r}")
+        if not 0.0 <= self.positive_weight <= 1.0:
+            raise ValueError(f"positive_weight must lie in [0, 1], got {self.positive_weight}")
+
+
+@dataclass
+class NestedNerTrainingArguments(_SpanTrainingArguments):
+    """Arguments of `NestedNerTrainer` (stage 2; Bondarenko 2022, sections 3.2-3.3).
+
+    Parameters that control the loss (eq. 6):
+        ce_weight: alpha, weight of the cross-entropy.
+        dice_weight: weight of the dice term; 0 leaves it out.
+        dice_smoothing: gamma.
+        dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
+        label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
+
+    Parameters that control the optimiser:
+        head_learning_rate: peak learning rate of the heads; `learning_rate` is the encoder's.
+
+    Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
+    `train_sampling_strategy="group_by_length"`.
+    """
+
+    ce_weight: float = field(default=5.0, metadata={"help": "Weight alpha of the cross-entropy in the loss."})
+    dice_weight: float = field(default=1.0, metadata={"help": "Weight of the dice term in the loss; 0 leaves it out."})
+    dice_smoothing: float = field(default=1.0, metadata={"help": "Smoothing gamma of the dice term."})
+    dice_reduction: str = field(default="token", metadata={"help": "Dice per 'token' or over the 'batch'."})
+    head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dice_reduction not in DICE_REDUCTIONS:
+            raise ValueError(f"dice_reduction must be one of {DICE_REDUCTIONS}, got {self.dice_reduction!r}")
+        if min(self.ce_weight, self.dice_weight) < 0 or self.ce_weight + self.dice_weight == 0:
+            raise ValueError(f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight} must be >= 0 and not both 0")
+        if self.dice_smoothing <= 0:
+            raise ValueError(f"dice_smoothing must be positive, got {self.dice_smoothing}")

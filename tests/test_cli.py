@@ -1,0 +1,139 @@
+"""The `runne-coner` command: outputs, exit codes, one-line errors."""
+
+import json
+
+import pytest
+from rule_model import build_rule_model
+
+from runne_coner.brat import write_brat
+from runne_coner.cli import main
+from runne_coner.documents import Document, Entity, read_annotations, read_documents, write_runne
+
+TEXT = "Мэр Казани Ольга Калинина."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build_rule_model(tmp_path_factory.mktemp("rule"))
+
+
+def failure(capsys, *argv) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(item) for item in argv])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_predict_keeps_ids_and_order_and_writes_sorted_entities(model, tmp_path):
+    source, output = tmp_path / "texts.jsonl", tmp_path / "found.jsonl"
+    lines = [
+        {"id": 7, "sentences": TEXT},
+        {"id": "b", "sentences": ""},
+        {"id": 3, "sentences": "Казани 😀 Казани\u2028Казани", "ners": [[0, 2, "PERSON"]]},
+    ]
+    source.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    main(["predict", "--model", str(model), "--input", str(source), "--output", str(output)])
+    found = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n") if line]
+    assert [line["id"] for line in found] == [7, "b", 3]
+    assert [line["sentences"] for line in found] == [line["sentences"] for line in lines]
+    assert found[0]["ners"] == [[0, 9, "PROFESSION"], [4, 9, "CITY"], [11, 24, "PERSON"]]
+    assert found[1]["ners"] == []
+    assert found[2]["ners"] == [[0, 5, "CITY"], [9, 14, "CITY"], [16, 21, "CITY"]]
+
+
+def test_predict_reads_brat_folders_and_text_files(model, tmp_path):
+    write_brat([Document("one", TEXT), Document("two", "Казани")], tmp_path / "corpus")
+    for source, ids in ((tmp_path / "corpus", ["one", "two"]), (tmp_path / "corpus" / "one.txt", ["one"])):
+        output = tmp_path / f"{len(ids)}.jsonl"
+        main(["predict", "--model", str(model), "--input", str(source), "--output", str(output), "--batch-size", "1"])
+        assert [document.id for document in read_annotations(output)] == ids
+
+
+def test_predict_threshold(model, tmp_path):
+    write_runne([Document(1, TEXT)], tmp_path / "in.jsonl")
+    argv = ["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    main([*argv, "--threshold", "1.01"])
+    assert read_documents(tmp_path / "out.jsonl")[0].entities == ()
+
+
+def test_predict_errors(model, tmp_path, capsys):
+    write_runne([Document(1, TEXT)], tmp_path / "in.jsonl")
+    good = ["--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl"]
+    assert "no such folder" in failure(capsys, "predict", "--model", tmp_path / "no" / "model", *good)
+    assert "config.json" in failure(capsys, "predict", "--model", tmp_path, *good)
+    assert "nowhere.jsonl" in failure(
+        capsys, "predict", "--model", model, "--input", tmp_path / "nowhere.jsonl", "--output", tmp_path / "out.jsonl"
+    )
+    assert "existing folder" in failure(
+        capsys, "predict", "--model", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "no" / "out.jsonl"
+    )
+    assert "--model" in failure(capsys, "predict", *good)
+    for device in ("abacus", "cuda:99"):
+        assert "--device" in failure(capsys, "predict", "--model", model, *good, "--device", device)
+    assert "batch-size" in failure(capsys, "predict", "--model", model, *good, "--batch-size", "0")
+    (tmp_path / "broken.jsonl").write_text('{"id": 1, "sentences": "a"}\n{"id": 2\n', encoding="utf-8")
+    message = failure(
+        capsys, "predict", "--model", model, "--input", tmp_path / "broken.jsonl", "--output", tmp_path / "out.jsonl"
+    )
+    assert "broken.jsonl" in message and "line 2" in message
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.fixture
+def answers(tmp_path):
+    gold = [
+        Document(1, TEXT, (Entity(0, 10, "PROFESSION"), Entity(4, 10, "CITY"))),
+        Document(2, TEXT, (Entity(11, 25, "PERSON"), Entity(4, 10, "CITY"))),
+    ]
+    system = [
+        Document(2, TEXT, (Entity(11, 25, "PERSON"), Entity(4, 9, "CITY"))),
+        Document(1, TEXT, (Entity(0, 10, "PROFESSION"), Entity(4, 10, "CITY"), Entity(0, 3, "DISEASE"))),
+    ]
+    write_runne(gold, tmp_path / "gold.jsonl")
+    write_runne(system, tmp_path / "system.jsonl")
+    return ["score", "--references", str(tmp_path / "gold.jsonl"), "--predictions", str(tmp_path / "system.jsonl")]
+
+
+def test_score_json_is_one_object_with_the_task_s_figures(answers, capsys):
+    main([*answers, "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["micro"]["precision"] == 3 / 5 and scores["micro"]["recall"] == 3 / 4
+    assert scores["micro"]["f1"] == pytest.approx(2 / 3)
+    # PROFESSION 1, PERSON 1, CITY 1/2; DISEASE is few-shot, as are the absent PENALTY and WORK_OF_ART.
+    assert scores["macro"]["f1"] == pytest.approx(2.5 / 3) and scores["macro"]["types"] == 3
+    assert scores["few_shot"]["f1"] == 0.0 and scores["few_shot"]["types"] == 3
+    assert len(scores["per_type"]) == 29 and scores["per_type"]["CITY"]["f1"] == 0.5
+
+
+def test_score_options(answers, tmp_path, capsys):
+    main([*answers, "--few-shot", "CITY,PERSON", "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["few_shot"]["f1"] == 0.75 and scores["macro"]["f1"] == 1.0
+    main([*answers, "--few-shot", "", "--json"])
+    assert json.loads(capsys.readouterr().out)["few_shot"] is None
+    types = tmp_path / "types.txt"
+    types.write_text("PROFESSION\nCITY\nPERSON\nDISEASE\n", encoding="utf-8")
+    main([*answers, "--types", str(types)])
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()[1:5]] == ["PROFESSION", "CITY", "PERSON", "DISEASE"]
+
+
+def test_score_errors_name_the_culprit(answers, tmp_path, capsys):
+    types = tmp_path / "types.txt"
+    types.write_text("PROFESSION\nCITY\nPERSON\n", encoding="utf-8")
+    assert "DISEASE" in failure(capsys, *answers, "--types", types)
+    assert "FISH" in failure(capsys, *answers, "--few-shot", "FISH")
+    references, predictions = answers[:3], tmp_path / "less.jsonl"
+    predictions.write_text('{"id": 1, "ners": []}\n', encoding="utf-8")
+    assert "document 2" in failure(capsys, *references, "--predictions", predictions)
+    predictions.write_text('{"id": 1, "ners": []}\n{"id": 2, "ners": []}\n{"id": 2, "ners": []}\n', encoding="utf-8")
+    assert "2" in failure(capsys, *references, "--predictions", predictions)
+    predictions.write_text('{"id": 1, "ners": [[0, 2, "FISH"]]}\n{"id": 2, "ners": []}\n', encoding="utf-8")
+    assert "FISH" in failure(capsys, *references, "--predictions", predictions)
+
+
+def test_unknown_commands_are_usage_errors(capsys):
+    assert "predict" in failure(capsys, "predct")
+    assert "command" in failure(capsys)

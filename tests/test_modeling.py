@@ -1,0 +1,336 @@
+"""The networks and their config: saving, the Auto classes, several kinds of encoders, eq. 1-2."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTokenClassification,
+    BertConfig,
+    DistilBertConfig,
+    RobertaConfig,
+)
+
+import runne_coner.modeling
+from runne_coner.configuration import CoNERConfig
+from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder, pool_spans
+from runne_coner.viterbi import uniform_priors
+
+TYPES = ["PERSON", "CITY", "LAW"]
+ENCODERS = {
+    "bert": BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, pad_token_id=0
+    ),
+    "distilbert": DistilBertConfig(vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=48, pad_token_id=0),
+    "roberta": RobertaConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, pad_token_id=0
+    ),
+}
+ENCODERS["roberta"].type_vocab_size = 1
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder_folder(request, tmp_path_factory):
+    """A folder with a tiny random encoder of each kind."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoders") / request.param
+    AutoModel.from_config(ENCODERS[request.param]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoders") / "bert"
+    AutoModel.from_config(ENCODERS["bert"]).save_pretrained(folder)
+    return folder
+
+
+def recognizer(folder, **options):
+    torch.manual_seed(1)
+    return CoNERForTokenClassification.from_encoder(str(folder), CoNERConfig(entity_types=TYPES, levels=2, **options))
+
+
+def span_encoder(folder, **options):
+    return EntityEncoder.from_encoder(str(folder), CoNERConfig(**options))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.ones(3, 10, dtype=torch.long)
+    mask[1, 7:] = 0
+    ids = torch.randint(3, 60, (3, 10), generator=generator) * mask
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+SPANS = torch.tensor([[0, 1, 2], [0, 1, 5], [2, 9, 10], [1, 0, 7], [2, 3, 6]])
+
+
+# -- both networks over several kinds of encoders -----------------------------------------------------------------------
+
+
+def test_logits_have_one_row_of_tags_for_each_head(encoder_folder, batch):
+    model = recognizer(encoder_folder)
+    with torch.no_grad():
+        logits = model(**batch).logits
+    assert logits.shape == (3, 10, 6, 5)
+    assert model.config.heads == ["PERSON", "CITY", "LAW", "PERSON@2", "CITY@2", "LAW@2"]
+    # Head by head, it is a linear layer over the encoder's output.
+    with torch.no_grad():
+        hidden = model.encoder(**batch).last_hidden_state
+    for head in range(6):
+        rows = slice(5 * head, 5 * head + 5)
+        expected = hidden @ model.classifier.weight[rows].T + model.classifier.bias[rows]
+        torch.testing.assert_close(logits[:, :, head], expected)
+
+
+def test_padding_does_not_change_the_logits(encoder_folder, batch):
+    model = recognizer(encoder_folder)
+    with torch.no_grad():
+        padded = model(**batch).logits[1, :7]
+        alone = model(batch["input_ids"][1:2, :7], batch["attention_mask"][1:2, :7]).logits[0]
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pretrained_weights_are_used(encoder_folder, batch):
+    pretrained = AutoModel.from_pretrained(encoder_folder)
+    for model in (recognizer(encoder_folder), span_encoder(encoder_folder)):
+        with torch.no_grad():
+            expected = pretrained(**batch).last_hidden_state
+            assert torch.equal(model.encoder(**batch).last_hidden_state, expected)
+        assert not model.training and not model.encoder.training
+
+
+def test_saving_and_loading_changes_no_bit(encoder_folder, batch, tmp_path):
+    for model, load in (
+        (recognizer(encoder_folder), CoNERForTokenClassification.from_pretrained),
+        (recognizer(encoder_folder), AutoModelForTokenClassification.from_pretrained),
+        (span_encoder(encoder_folder), EntityEncoder.from_pretrained),
+    ):
+        folder = tmp_path / f"{type(model).__name__}-{load.__self__.__name__}"
+        model.save_pretrained(folder)
+        loaded, report = load(folder, output_loading_info=True)
+        assert type(loaded) is type(model)
+        assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        state, loaded_state = model.state_dict(), loaded.state_dict()
+        assert state.keys() == loaded_state.keys()
+        assert all(torch.equal(state[name], loaded_state[name]) for name in state)
+        with torch.no_grad():
+            before, after = model(**batch), loaded(**batch)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_saved_folder_names_no_path_of_this_machine(encoder_folder, tmp_path):
+    for model in (recognizer(encoder_folder), span_encoder(encoder_folder)):
+        folder = tmp_path / type(model).__name__
+        model.save_pretrained(folder)
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        assert str(encoder_folder) not in text and str(encoder_folder.parent) not in text
+        assert not json.loads(text)["encoder"].get("_name_or_path")
+        # The encoder alone, as stage 1 leaves it.
+        model.encoder.save_pretrained(folder / "encoder")
+        assert str(encoder_folder.parent) not in (folder / "encoder" / "config.json").read_text(encoding="utf-8")
+
+
+def test_no_weight_is_idle(encoder_folder, batch):
+    model = recognizer(encoder_folder)
+    model(**batch).logits.square().sum().backward()
+    spans = span_encoder(encoder_folder)
+    spans(**batch, spans=SPANS).span_embeddings.cumsum(0).square().sum().backward()
+    for network in (model, spans):
+        assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+        assert not [name for name, _ in network.named_parameters() if "pooler" in name]
+        moved = [name for name, parameter in network.named_parameters() if (parameter.grad != 0).any()]
+        for part in ("word_embeddings", "layer.0.", "layer.1."):
+            assert any(part in name for name in moved)
+
+
+def test_stage_2_takes_the_encoder_that_stage_1_leaves(encoder_folder, batch, tmp_path):
+    first = span_encoder(encoder_folder)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.01)
+    first.encoder.save_pretrained(tmp_path / "stage1")
+    second = recognizer(tmp_path / "stage1")
+    with torch.no_grad():
+        expected = first(**batch).last_hidden_state
+        assert torch.equal(second.encoder(**batch).last_hidden_state, expected)
+        assert torch.equal(AutoModel.from_pretrained(tmp_path / "stage1")(**batch).last_hidden_state, expected)
+
+
+# -- what one kind of encoder shows -------------------------------------------------------------------------------------
+
+
+def test_token_types_reach_the_encoder(bert_folder, batch):
+    model = recognizer(bert_folder)
+    with torch.no_grad():
+        plain = model(**batch).logits
+        zeros = model(**batch, token_type_ids=torch.zeros_like(batch["input_ids"])).logits
+        ones = model(**batch, token_type_ids=torch.ones_like(batch["input_ids"])).logits
+    torch.testing.assert_close(plain, zeros)
+    assert not torch.allclose(plain, ones)
+
+
+def test_an_encoder_in_half_precision_is_trained_in_full(bert_folder, tmp_path):
+    AutoModel.from_pretrained(bert_folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for model in (recognizer(tmp_path), span_encoder(tmp_path)):
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_dropout_before_the_heads_works_in_training_only(bert_folder, batch):
+    model = recognizer(bert_folder, head_dropout=1.0)
+    with torch.no_grad():
+        assert not torch.equal(model(**batch).logits, model.classifier.bias.view(6, 5).expand(3, 10, 6, 5))
+        model.train()
+        assert torch.equal(model(**batch).logits, model.classifier.bias.view(6, 5).expand(3, 10, 6, 5))
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_gradient_checkpointing_gives_the_same_gradients(bert_folder, batch):
+    def gradients(checkpointing):
+        model = recognizer(bert_folder)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        assert model.encoder.is_gradient_checkpointing == checkpointing
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.train()(**batch).logits.square().sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    for plain, checkpointed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_bf16_autocast_gives_unit_vectors_in_float32(bert_folder, batch):
+    for pooling in ("mean", "masked_matrix"):
+        model = span_encoder(bert_folder, span_pooling=pooling)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            embeddings = model(**batch, spans=SPANS).span_embeddings
+        assert embeddings.dtype == torch.float32
+        torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(len(SPANS)))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_the_attention_implementation_is_that_of_the_encoder(bert_folder, batch, tmp_path, implementation):
+    model = recognizer(bert_folder)
+    model.save_pretrained(tmp_path)
+    loaded = CoNERForTokenClassification.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert loaded.encoder.config._attn_implementation == implementation
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_need_types(bert_folder):
+    with pytest.raises(ValueError, match="entity_types"):
+        CoNERForTokenClassification.from_encoder(str(bert_folder), CoNERConfig())
+
+
+# -- pooling (eq. 1-2) --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hidden():
+    return torch.randn(3, 10, 8, generator=torch.Generator().manual_seed(3))
+
+
+def test_mean_pooling_equals_a_loop(hidden):
+    found = pool_spans(hidden, SPANS, "mean")
+    for row, (window, first, end) in zip(found, SPANS.tolist(), strict=True):
+        mean = hidden[window, first:end].double().mean(0)
+        torch.testing.assert_close(row.double(), mean / mean.norm(), rtol=0, atol=1e-6)
+
+
+def test_masked_matrix_is_eq_1_and_2(hidden):
+    found = pool_spans(hidden, SPANS, "masked_matrix")
+    assert found.shape == (5, 80)
+    for row, (window, first, end) in zip(found, SPANS.tolist(), strict=True):
+        mask = torch.zeros(10, 8, dtype=torch.float64)
+        mask[first:end] = 1.0
+        masked = hidden[window].double() * mask  # eq. 1
+        normed = masked / masked.square().sum().sqrt()  # eq. 2
+        torch.testing.assert_close(row.double(), normed.flatten(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "masked_matrix"])
+def test_pooling_sees_its_span_and_nothing_else(hidden, pooling):
+    hidden.requires_grad_()
+    for index, (window, first, end) in enumerate(SPANS.tolist()):
+        weights = torch.randn(80 if pooling == "masked_matrix" else 8, generator=torch.Generator().manual_seed(index))
+        (gradient,) = torch.autograd.grad((pool_spans(hidden, SPANS, pooling)[index] * weights).sum(), hidden)
+        touched = np.zeros((3, 10), dtype=bool)
+        touched[window, first:end] = True
+        assert np.array_equal((gradient != 0).any(-1).numpy(), touched)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "masked_matrix"])
+def test_no_spans_give_no_embeddings(hidden, pooling):
+    assert len(pool_spans(hidden.requires_grad_(), torch.zeros(0, 3, dtype=torch.long), pooling)) == 0
+
+
+# -- the config ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_config_keeps_all_that_inference_needs(tmp_path):
+    priors = uniform_priors().tolist()
+    config = CoNERConfig(
+        encoder=ENCODERS["roberta"],
+        entity_types=TYPES,
+        few_shot_types=["LAW"],
+        levels=3,
+        head_dropout=0.25,
+        span_pooling="masked_matrix",
+        max_length=96,
+        max_sentences=4,
+        stride=16,
+        transition_priors=priors,
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is CoNERConfig
+    assert type(loaded.encoder) is RobertaConfig and loaded.hidden_size == 32
+    assert (loaded.entity_types, loaded.few_shot_types, loaded.levels) == (TYPES, ["LAW"], 3)
+    assert (loaded.head_dropout, loaded.span_pooling) == (0.25, "masked_matrix")
+    assert (loaded.max_length, loaded.max_sentences, loaded.stride) == (96, 4, 16)
+    assert loaded.transition_priors == priors
+    assert loaded.id2label == dict(enumerate("OBILU"))
+    assert len(loaded.heads) == 9
+
+
+def test_the_encoder_of_a_config_may_be_a_dictionary():
+    config = CoNERConfig(encoder=ENCODERS["distilbert"].to_dict(), entity_types=TYPES)
+    assert type(config.encoder) is DistilBertConfig and config.hidden_size == 32
+
+
+def test_configs_do_not_share_their_lists():
+    one, other = CoNERConfig(), CoNERConfig()
+    one.entity_types.append("PERSON")
+    assert other.entity_types == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"entity_types": ["LAW", "CITY", "LAW"]}, "LAW.*twice"),
+        ({"entity_types": TYPES, "few_shot_types": ["PLANET"]}, "PLANET"),
+        ({"levels": 0}, "levels.*0"),
+        ({"span_pooling": "max"}, "span_pooling.*'max'"),
+        ({"max_sentences": -1}, "max_sentences.*-1"),
+        ({"max_length": 32, "stride": 32}, "stride.*32"),
+        ({"stride": -1}, "stride.*-1"),
+    ],
+)
+def test_configs_that_cannot_be_meant_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        CoNERConfig(**options)
+
+
+def test_the_module_registers_its_classes():
+    assert runne_coner.modeling is not None
+    assert type(AutoConfig.for_model("coner")) is CoNERConfig
+    config = CoNERConfig(encoder=ENCODERS["bert"], entity_types=TYPES)
+    assert type(AutoModelForTokenClassification.from_config(config)) is CoNERForTokenClassification

@@ -1,0 +1,345 @@
+"""Settings of the recipes, and the recipes themselves, run as programs on a tiny corpus and a tiny encoder."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TYPES, make_documents
+from transformers import AutoModel, AutoModelForTokenClassification
+
+from runne_coner.arguments import DataArguments, EncoderArguments, UsageError, checkpoint_to_resume, load_corpus, parse_settings
+from runne_coner.collators import BilouCollator
+from runne_coner.documents import CorpusError, from_row, write_runne
+from runne_coner.metrics import make_compute_metrics
+from runne_coner.nerel import FEW_SHOT_TYPES, NEREL_TYPES
+from runne_coner.preprocessing import bilou_view, load_tokenizer
+from runne_coner.tagging import B, L, O, U
+from runne_coner.trainers import NestedNerTrainer
+from runne_coner.training_args import NestedNerTrainingArguments
+from runne_coner.viterbi import allowed_transitions, uniform_priors
+from runne_coner.windows import WindowSettings
+
+ARGUMENTS = [DataArguments, EncoderArguments, NestedNerTrainingArguments]
+
+
+@pytest.fixture(autouse=True)
+def own_cache_and_threads(tmp_path, monkeypatch):
+    """Recipes run within this process set the number of threads for all that follows."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory) -> Path:
+    """A folder with train.jsonl (30 documents), dev.jsonl (5 documents, 7 windows) and ners.txt."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, copies in (("train", 6), ("dev", 1)):
+        write_runne([from_row(row) for row in make_documents(copies=copies)], folder / f"{split}.jsonl")
+    (folder / "ners.txt").write_text("\n".join(TYPES), encoding="utf-8")
+    return folder
+
+
+# -- Settings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parses a YAML text (None: no such file) and a command line into (data, encoder, training)."""
+    config = tmp_path / "settings.yaml"
+
+    def parse(text, *argv):
+        if text is not None:
+            config.write_text(f"output_dir: {tmp_path / 'run'}\n{text}" if text.endswith("\n") else text, encoding="utf-8")
+        return parse_settings(argv, ARGUMENTS, config, "A recipe.")
+
+    return parse
+
+
+def test_yaml_and_overrides(parse, tmp_path):
+    data, encoder, training = parse(
+        "learning_rate: 5e-5\nmax_length: 64\nentity_types: [PERSON, CITY]\nbf16: true\nwarmup_steps: 0.1\n"
+        "eval_strategy: 'no'\nreport_to: none\nmax_documents: null\nmodel_name_or_path: some/encoder\n"
+        "lr_scheduler_kwargs: {num_cycles: 2}\n",
+        *("--max_length", "70", "--head-learning-rate=1e-3", "--num_train_epochs", "0.5", "--few_shot_types", "CITY"),
+    )
+    assert training.learning_rate == 5e-5 and isinstance(training.learning_rate, float)
+    assert training.warmup_steps == 0.1 and training.bf16 is True and training.num_train_epochs == 0.5
+    assert training.head_learning_rate == 1e-3 and training.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert data.windows == WindowSettings(70, 1, 32) and data.max_documents is None
+    assert data.entity_types == ["PERSON", "CITY"] and data.few_shot_types == ["CITY"]
+    assert encoder.model_name_or_path == "some/encoder" and training.output_dir == str(tmp_path / "run")
+
+
+def test_config_option(parse, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(f"output_dir: {tmp_path}\nstride: 5\n", encoding="utf-8")
+    data, *_ = parse("stride: 7\n", "--config", str(other))
+    assert data.stride == 5
+
+
+def test_yaml_scalars_take_the_type_of_the_setting(parse):
+    """YAML reads these as numbers and text."""
+    data, _, training = parse("dataset: 2024\nentity_types: [1, 'NO']\nfp16: 'no'\nbf16: 1\nstrict: 'true'\n")
+    assert data.dataset == "2024" and data.entity_types == ["1", "NO"]
+    assert training.fp16 is False and training.bf16 is True and data.strict is True
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "message"),
+    [
+        ("lerning_rate: 1\n", [], "settings.yaml: unknown key 'lerning_rate'; did you mean learning_rate?"),
+        ("1: 2\n", [], "unknown key 1"),
+        ("\n", ["--lerning_rate", "1"], "unknown option --lerning_rate; did you mean learning_rate?"),
+        ("\n", ["--max-lenght=5"], "did you mean max_length?"),
+        ("\n", ["--confg", "x"], "did you mean config?"),
+        ("\n", ["--learning_rat", "1"], "did you mean learning_rate?"),
+        ("\n", ["--qqq"], "--help"),
+        ("\n", ["stray"], "unknown option stray"),
+        ("\n", ["--learning_rate"], "expected one argument"),
+        ("\n", ["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        ("\n", ["--config", "/nowhere/x.yaml"], "/nowhere/x.yaml.*cannot be read"),
+        (None, [], "settings.yaml.*cannot be read"),
+        ("- a\n- b", [], "found list"),
+        ("just text", [], "found str"),
+        ("", [], "found NoneType"),
+        ("a: [b", [], "not a YAML file"),
+        ("learning_rate: fast\n", [], "learning_rate.*invalid float value: 'fast'"),
+        ("learning_rate: [1]\n", [], r"learning_rate.*\[1\]"),
+        ("learning_rate: null\n", [], "learning_rate.*None"),
+        ("max_length: 12.5\n", [], "max_length.*12.5"),
+        ("max_length: true\n", [], "max_length.*True"),
+        ("entity_types: PERSON\n", [], "entity_types must be a list"),
+        ("entity_types: [[A]]\n", [], "entity_types must be a list"),
+        ("entity_types: [CITY, NO]\n", [], "entity_types must be a list.*quotes.*False"),
+        ("few_shot_types: {A: 1}\n", [], "few_shot_types must be a list"),
+        ("dataset: [a]\n", [], "dataset"),
+        ("run_name: 2020-01-01\n", [], "run_name.*date"),
+        ("bf16: maybe\n", [], "bf16.*maybe"),
+        ("eval_strategy: often\n", [], "often is not a valid IntervalStrategy"),
+        ("max_documents: 0\n", [], "max_documents must be at least 1"),
+        ("stride: 128\n", [], "stride.*128"),
+        ("max_sentences: -1\n", [], "max_sentences"),
+        ("dice_reduction: mean\n", [], "dice_reduction.*'mean'"),
+        ("ce_weight: 0\ndice_weight: 0\n", [], "not both 0"),
+        ("dice_smoothing: 0\n", [], "dice_smoothing"),
+        ("remove_unused_columns: true\n", [], "remove_unused_columns"),
+    ],
+)
+def test_settings_that_cannot_be_meant(parse, text, argv, message):
+    with pytest.raises(UsageError, match=message) as error:
+        parse(text, *argv)
+    assert "\n" not in " ".join(str(error.value).split())
+
+
+def test_checkpoint_to_resume(tmp_path):
+    assert checkpoint_to_resume(None, str(tmp_path)) is None and checkpoint_to_resume("false", str(tmp_path)) is None
+    with pytest.raises(UsageError, match="holds no checkpoint"):
+        checkpoint_to_resume("last", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="is not a checkpoint"):
+        checkpoint_to_resume(str(tmp_path), str(tmp_path))
+    for step in (9, 10, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    for word in ("last", "True", True, "yes"):
+        assert checkpoint_to_resume(word, str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    assert checkpoint_to_resume(str(tmp_path / "checkpoint-2"), "") == str(tmp_path / "checkpoint-2")
+
+
+# -- Corpora ------------------------------------------------------------------------------------------------------------
+
+
+def test_corpus_with_a_split_for_evaluation(corpus_folder):
+    corpus = load_corpus(DataArguments(str(corpus_folder), eval_split="dev"), seed=1)
+    assert (len(corpus.train), len(corpus.evaluation)) == (30, 5)
+    assert sorted(corpus.entity_types) == sorted(TYPES) and corpus.few_shot_types == []
+
+
+def test_corpus_with_held_out_documents(corpus_folder):
+    arguments = DataArguments(str(corpus_folder), eval_fraction=0.2, max_documents=20, few_shot_types=["DISEASE"])
+    corpus, again, other = (load_corpus(arguments, seed) for seed in (1, 1, 2))
+    assert len(corpus.train) == 20 and len(corpus.evaluation) == 6
+    held_out = set(corpus.evaluation["id"])
+    assert not held_out & set(corpus.train["id"])
+    assert held_out == set(again.evaluation["id"]) != set(other.evaluation["id"])
+    assert corpus.few_shot_types == ["DISEASE"]
+
+
+def test_the_sample_has_the_few_shot_types_of_the_task():
+    corpus = load_corpus(DataArguments("sample", eval_split="test", max_documents=3), seed=1)
+    assert len(corpus.train) == len(corpus.evaluation) == 3
+    assert corpus.entity_types == list(NEREL_TYPES) and corpus.few_shot_types == list(FEW_SHOT_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"eval_fraction": 0.0}, UsageError, "eval_fraction 0.0 of 30"),
+        ({"eval_fraction": 1.0}, UsageError, "eval_fraction 1.0 of 30"),
+        ({"eval_dataset": "sample"}, UsageError, "needs eval_split"),
+        ({"eval_split": "dev", "few_shot_types": ["DRAGON"]}, UsageError, "DRAGON"),
+        ({"eval_split": "test"}, CorpusError, "no split 'test'"),
+        ({"train_split": "dreams"}, CorpusError, "no split 'dreams'"),
+    ],
+)
+def test_corpora_that_cannot_be_meant(corpus_folder, settings, error, message):
+    with pytest.raises(error, match=message):
+        load_corpus(DataArguments(str(corpus_folder), **settings), seed=1)
+
+
+# -- The recipes as programs --------------------------------------------------------------------------------------------
+
+COMMON = """
+eval_split: dev
+per_device_train_batch_size: 4
+per_device_eval_batch_size: 2
+learning_rate: 5e-3
+logging_steps: 5
+eval_strategy: "no"
+save_strategy: "no"
+report_to: none
+disable_tqdm: true
+seed: 3
+"""
+# `accelerate launch --cpu --num_processes 2` starts one process: without MPI, several on the CPU need torchrun.
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture
+def run(tmp_path, corpus_folder, quiet_environment):
+    """Runs a recipe as a program: `run(recipe, *argv, processes=1)`."""
+    config = tmp_path / "config.yaml"
+    config.write_text(f"dataset: {corpus_folder}\n{COMMON}", encoding="utf-8")
+
+    def run(recipe, *argv, processes=1, expected=0):
+        launcher = TWO_PROCESSES if processes == 2 else []
+        command = [sys.executable, *launcher, str(ROOT / "recipes" / recipe), "--config", str(config), *map(str, argv)]
+        done = subprocess.run(command, env=quiet_environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == expected, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def read(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_both_stages_and_resuming(run, tmp_path, wordpiece_encoder):
+    """Stage 1 (two processes) leaves an encoder, stage 2 takes it; two levels, counted transitions; `last` goes on."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    stage1 = ["--model_name_or_path", wordpiece_encoder, "--output_dir", first, "--max_documents", 10]
+    done = run("stage1.py", *stage1, "--max_steps", 3, "--cpu_threads", 1, processes=2)
+    assert done.stdout.count("stage 1 left its encoder") == 1
+    assert read(first / "train_results.json")["epoch"] > 0
+    assert 0 <= read(first / "eval_results.json")["eval_pair_auc"] <= 1
+    before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (wordpiece_encoder, first))
+    assert not torch.equal(*(state["embeddings.word_embeddings.weight"] for state in (before, after)))
+
+    stage2 = ["--model_name_or_path", first, "--output_dir", second, "--levels", 2, "--transitions", "counted"]
+    stage2 += ["--few_shot_types", "DISEASE", "--save_strategy", "steps", "--save_steps", 2, "--eval_strategy", "epoch"]
+    done = run("stage2.py", *stage2, "--max_steps", 4)
+    assert "not representable: 6" in done.stdout and "nested deeper than levels" in done.stdout
+    metrics = read(second / "eval_results.json")
+    assert {"eval_micro_f1", "eval_macro_f1", "eval_few_shot_f1", "eval_f1_CITY", "eval_loss"} <= metrics.keys()
+    assert read(second / "all_results.json").keys() >= metrics.keys() | {"train_loss"}
+    config = read(second / "config.json")
+    assert config["levels"] == 2 and sorted(config["entity_types"]) == sorted(TYPES) and config["few_shot_types"] == ["DISEASE"]
+    priors = np.array(config["transition_priors"])
+    assert (priors[~allowed_transitions()] == 0).all()
+    rows = priors.sum(-1)
+    assert (np.isclose(rows, 1) | (rows == 0)).all() and not np.allclose(priors, uniform_priors())
+    assert priors[0, O, O] > 0.9 > priors[0, O, B] + priors[0, O, U] and priors[0, L, O] > 0
+    model = AutoModelForTokenClassification.from_pretrained(second)
+    assert model.classifier.out_features == 2 * len(TYPES) * 5
+
+    passed = (second / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
+    run("stage2.py", *stage2, "--max_steps", 6, "--resume_from_checkpoint", "last")
+    assert (second / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == passed  # it did not start anew
+    state = read(second / "trainer_state.json")
+    assert state["global_step"] == 6
+    assert (second / "checkpoint-6").is_dir()
+
+
+def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_folder):
+    """An odd number of evaluation windows of unequal length; training runs and saves."""
+    folder = tmp_path / "model"
+    argv = ["--model_name_or_path", wordpiece_encoder, "--output_dir", folder, "--cpu_threads", 1]
+    argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
+    done = run("stage2.py", *argv, processes=2)
+    assert done.stdout.count("stage 2 left its model") == 1
+    model = AutoModelForTokenClassification.from_pretrained(folder)
+    tokenizer = load_tokenizer(str(folder))
+    documents = load_corpus(DataArguments(str(corpus_folder), eval_split="dev"), seed=1).evaluation
+    view = bilou_view(documents, tokenizer, model.config.entity_types, 3, training=False)
+    assert len(view) == 7 and len(set(view["length"][:].tolist())) > 3
+    trainer = NestedNerTrainer(
+        model,
+        NestedNerTrainingArguments(str(tmp_path / "alone"), report_to="none", disable_tqdm=True, per_device_eval_batch_size=2),
+        eval_dataset=view,
+        data_collator=BilouCollator(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=make_compute_metrics(view, documents, model.config.entity_types, ["DISEASE"]),
+    )
+    alone, together = trainer.evaluate(), read(folder / "eval_results.json")
+    scores = [name for name in alone if "f1" in name or "precision" in name or "recall" in name]
+    assert len(scores) > 8
+    assert {name: together[name] for name in scores} == {name: alone[name] for name in scores}
+    assert 0.2 < alone["eval_micro_f1"]  # or equal scores would mean little
+
+
+def load_recipe(name):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sampled_pairs_of_the_sample(tmp_path, wordpiece_encoder):
+    argv = ["--model_name_or_path", wordpiece_encoder, "--output_dir", str(tmp_path), "--pair_mode", "sampled"]
+    argv += ["--num_pairs", "24", "--max_documents", "3", "--per_device_train_batch_size", "8", "--bf16", "false"]
+    load_recipe("stage1").main([*argv, "--disable_tqdm", "true", "--cpu_threads", "1"])
+    assert read(tmp_path / "trainer_state.json")["global_step"] == 3
+    assert "eval_pair_auc" in read(tmp_path / "eval_results.json")
+
+
+def test_wrong_option_is_one_line(run):
+    done = run("stage2.py", "--learning_rte", "1", expected=2)
+    assert done.stderr == "error: unknown option --learning_rte; did you mean learning_rate?\n" and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argv", "message"),
+    [
+        ("stage1", ["--span_pooling", "max"], "span_pooling.*'max'"),
+        ("stage1", ["--pair_mode", "all"], "pair_mode.*'all'"),
+        ("stage1", ["--positive_weight", "2"], "positive_weight"),
+        ("stage2", ["--levels", "0"], "levels must be at least 1"),
+        ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
+        ("stage2", ["--head_dropout", "1"], "head_dropout"),
+        ("stage2", ["--max_length", "161"], "max_length 161"),
+        ("stage2", ["--entity_types", "PERSON"], "has entities of the types"),
+        ("stage2", ["--few_shot_types", "DRAGON"], "DRAGON"),
+        ("stage2", ["--dataset", "/nowhere"], "/nowhere"),
+        ("stage2", ["--model_name_or_path", "/nowhere"], "/nowhere"),
+        ("stage2", ["--resume_from_checkpoint", "last"], "no checkpoint"),
+    ],
+)
+def test_input_errors_of_the_recipes(recipe, argv, message, tmp_path, wordpiece_encoder, corpus_folder, capsys):
+    """They are of the kinds that the recipes turn into one line and exit code 2."""
+    module = load_recipe(recipe)
+    common = ["--dataset", str(corpus_folder), "--eval_split", "dev", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stopped, module.exit_on_input_error():
+        module.main([*common, "--model_name_or_path", wordpiece_encoder, *argv])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and re.search(message, last), last

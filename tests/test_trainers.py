@@ -1,0 +1,378 @@
+"""Both Trainers on a tiny encoder: what they change, log, save, resume and report."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TYPES, make_documents
+from torch import nn
+from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
+
+from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
+from runne_coner.configuration import CoNERConfig
+from runne_coner.metrics import make_compute_metrics
+from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
+from runne_coner.pairs import entity_pair_view
+from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
+from runne_coner.tagging import IGNORE_INDEX, SPECIAL
+from runne_coner.trainers import ContrastiveTrainer, NestedNerTrainer, _evaluated_pairs, pair_metrics
+from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
+from runne_coner.windows import WindowSettings
+
+QUICK = {
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 3,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "seed": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return make_documents(copies=3)
+
+
+@pytest.fixture
+def stage1(wordpiece_encoder, corpus, tmp_path):
+    """Makes a ContrastiveTrainer; keyword arguments go to its training arguments."""
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    view = entity_view(corpus, tokenizer, TYPES)
+
+    def make(sampled=False, **settings):
+        args = ContrastiveTrainingArguments(str(tmp_path / "stage1"), **{**QUICK, **settings})
+        return ContrastiveTrainer(
+            EntityEncoder.from_encoder(wordpiece_encoder, CoNERConfig()),
+            args,
+            train_dataset=entity_pair_view(view, len(TYPES), 40) if sampled else view,
+            eval_dataset=view,
+            data_collator=EntityCollator(tokenizer),
+            pair_collator=EntityPairCollator(tokenizer) if sampled else None,
+            processing_class=tokenizer,
+        )
+
+    return make
+
+
+@pytest.fixture
+def stage2(wordpiece_encoder, corpus, tmp_path):
+    """Makes a NestedNerTrainer; keyword arguments go to its training arguments."""
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    train = bilou_view(corpus, tokenizer, TYPES, 3)
+    evaluation = bilou_view(corpus, tokenizer, TYPES, 3, training=False)
+
+    def make(folder="stage2", levels=3, optimizers=(None, None), train=train, callbacks=None, **settings):
+        args = NestedNerTrainingArguments(str(tmp_path / folder), **{**QUICK, **settings})
+        torch.manual_seed(0)
+        config = CoNERConfig(entity_types=TYPES, few_shot_types=["DISEASE"], levels=levels, head_dropout=0.0)
+        return NestedNerTrainer(
+            CoNERForTokenClassification.from_encoder(wordpiece_encoder, config),
+            args,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            data_collator=BilouCollator(tokenizer),
+            processing_class=tokenizer,
+            compute_metrics=make_compute_metrics(evaluation, corpus, TYPES, ["DISEASE"]),
+            optimizers=optimizers,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def logged(trainer, key):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+# -- Training changes everything, and says what it does -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sampled", "pooling"), [(False, "mean"), (True, "mean"), (False, "masked_matrix")])
+def test_stage1_trains_every_parameter(stage1, sampled, pooling):
+    settings = {"pair_mode": "sampled", "per_device_train_batch_size": 20} if sampled else {}
+    trainer = stage1(sampled, max_steps=4, **settings)
+    trainer.model.config.span_pooling = pooling
+    before = weights(trainer.model)
+    trainer.train()
+    unchanged = [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])]
+    assert unchanged == []
+    for name in ("loss", "positive_distance", "negative_distance"):
+        values = logged(trainer, name)
+        assert len(values) == 4 and np.isfinite(values).all()
+    assert all(0 < value <= 2 for value in logged(trainer, "positive_distance"))
+
+
+def test_stage1_brings_spans_of_one_type_together(stage1):
+    trainer = stage1(max_steps=25, learning_rate=3e-3)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert {"eval_loss", "eval_pair_auc", "eval_positive_distance", "eval_negative_distance"} <= after.keys()
+    assert after["eval_loss"] < before["eval_loss"] and after["eval_pair_auc"] > before["eval_pair_auc"]
+    assert after["eval_positive_distance"] < after["eval_negative_distance"]
+
+
+@pytest.mark.parametrize("dice_weight", [1.0, 0.0])
+def test_stage2_trains_every_parameter(stage2, dice_weight):
+    trainer = stage2(max_steps=4, dice_weight=dice_weight, ce_weight=2.0)
+    before = weights(trainer.model)
+    trainer.train()
+    unchanged = [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])]
+    assert unchanged == []
+    total, entropy, dice = (logged(trainer, name) for name in ("loss", "ce_loss", "dice_loss"))
+    assert len(total) == len(entropy) == len(dice) == 4
+    # Equation 6, up to the digits that the Trainer logs.
+    assert np.allclose(total, 2.0 * np.array(entropy) + dice_weight * np.array(dice), atol=1e-3)
+    assert (np.array(dice) == 0).all() == (dice_weight == 0)
+
+
+def test_bf16_on_cpu(stage1, stage2):
+    for trainer in (stage1(max_steps=2, bf16=True), stage2(max_steps=2, bf16=True)):
+        trainer.train()
+        assert np.isfinite(logged(trainer, "loss")).all()
+        assert all(value.dtype == torch.float32 for value in trainer.model.parameters())
+        assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the first step, as the optimiser sees them."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self.found = {name: value.grad.clone() for name, value in model.named_parameters()}
+
+
+def test_gradient_accumulation_equals_the_large_batch(stage2, wordpiece_encoder):
+    """Four windows of one length and different labels, in one batch or in four of one window."""
+    text = "Министр Сергей Лавров прибыл в Париж"
+    mentions = [("Министр", "PROFESSION"), ("Сергей Лавров", "PERSON"), ("Париж", "CITY"), ("Лавров", "CITY")]
+    corpus = make_documents([(text, mentions[:number]) for number in range(4)])
+    train = bilou_view(corpus, load_tokenizer(wordpiece_encoder), TYPES, 3)
+    found = []
+    for size, steps in ((4, 1), (1, 4)):
+        keeper = Gradients()
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_grad_norm": 0.0}
+        trainer = stage2(train=train, callbacks=[keeper], max_steps=1, ce_weight=0.1, **settings)
+        trainer.train()
+        found.append((keeper.found, logged(trainer, "ce_loss")))
+    (large, large_loss), (small, small_loss) = found
+    assert max((large[name] - small[name]).abs().max() for name in large) < 1e-6
+    assert max(value.abs().max() for value in large.values()) > 1e-3
+    assert large_loss == pytest.approx(small_loss, rel=1e-5) and len(large_loss) == 1
+
+
+# -- Optimiser ----------------------------------------------------------------------------------------------------------
+
+
+def test_heads_have_their_own_learning_rate(stage2):
+    trainer = stage2(learning_rate=1e-4, head_learning_rate=5e-3, weight_decay=0.02)
+    optimizer = trainer.create_optimizer()
+    of = {id(value): group for group in optimizer.param_groups for value in group["params"]}
+    assert len(of) == sum(len(group["params"]) for group in optimizer.param_groups) == len(list(trainer.model.parameters()))
+    for name, value in trainer.model.named_parameters():
+        assert of[id(value)]["lr"] == (5e-3 if name.startswith("classifier.") else 1e-4), name
+        decays = not (name.endswith("bias") or "LayerNorm" in name)
+        assert of[id(value)]["weight_decay"] == (0.02 if decays else 0.0), name
+
+
+def test_schedule_moves_both_learning_rates(stage2):
+    trainer = stage2(max_steps=4, learning_rate=1e-4, head_learning_rate=5e-3)
+    trainer.train()
+    rates = {group["lr"] for group in trainer.optimizer.param_groups if group["params"]}
+    assert rates == {0.0} or max(rates) < 2e-3  # linear to 0 at the end
+    first = logged(trainer, "learning_rate")[0]
+    assert first in (pytest.approx(1e-4), pytest.approx(5e-3))
+
+
+def test_a_given_optimizer_is_left_alone(stage2):
+    trainer = stage2()
+    optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.25)
+    given = stage2(optimizers=(optimizer, None))
+    given.model = trainer.model
+    assert given.create_optimizer() is optimizer
+    assert len(optimizer.param_groups) == 1 and optimizer.param_groups[0]["lr"] == 0.25
+
+
+# -- Evaluation ---------------------------------------------------------------------------------------------------------
+
+
+def force_logits(trainer, logits_of):
+    """Makes the model of a trainer say what `logits_of(labels)` says about the labels of a batch."""
+    compute_loss = trainer.compute_loss
+
+    def with_labels(model, inputs, **kwargs):
+        trainer.labels_at_hand = inputs["labels"]
+        return compute_loss(model, inputs, **kwargs)
+
+    def forward(input_ids, **kwargs):
+        return type("Output", (dict,), {"logits": logits_of(trainer.labels_at_hand)})()
+
+    trainer.compute_loss = with_labels
+    trainer.model.forward = forward
+
+
+def test_a_perfect_model_scores_one(stage2):
+    """Through collator, Viterbi, gathering and windows of unequal length: every entity comes back where it was."""
+    trainer = stage2()
+    force_logits(trainer, lambda labels: 20.0 * nn.functional.one_hot(labels.clamp(min=0), 5).float())
+    metrics = trainer.evaluate()
+    for name in ("micro_f1", "macro_f1", "few_shot_f1", "macro_all_f1", "micro_precision", "micro_recall", "f1_CITY"):
+        assert metrics[f"eval_{name}"] == 1.0, name
+    assert metrics["eval_seqeval_micro_f1"] == 1.0
+    assert metrics["eval_ce_loss"] < 1e-3 and "eval_dice_loss" in metrics
+
+
+def test_a_model_that_finds_nothing_scores_zero(stage2):
+    trainer = stage2()
+    force_logits(trainer, lambda labels: 20.0 * nn.functional.one_hot(torch.zeros_like(labels), 5).float())
+    metrics = trainer.evaluate()
+    assert metrics["eval_micro_f1"] == metrics["eval_macro_f1"] == 0.0
+
+
+def test_predictions_stand_in_the_order_of_the_windows(stage2):
+    """Training batches are grouped by length; those of evaluation must not be, nor those of `predict`."""
+    trainer = stage2(per_device_eval_batch_size=2)
+    view = trainer.eval_dataset
+    output = trainer.predict(view)
+    assert len(output.predictions) == len(view)
+    for row, tags, labels in zip(view, output.predictions, output.label_ids, strict=True):
+        assert (labels[: row["length"]] == row["labels"]).all()
+        assert (labels[row["length"] :] == IGNORE_INDEX).all()
+        assert (tags[: row["length"]][row["subword_cases"] == SPECIAL] == 0).all()
+
+
+def test_prediction_loss_only(stage1, stage2):
+    for trainer in (stage1(prediction_loss_only=True), stage2(prediction_loss_only=True)):
+        trainer.compute_metrics = None
+        assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_evaluated_pairs_and_their_auc():
+    """Spans on a line: those of a type lie together, so every pair of one type is closer than any other."""
+    angle = torch.tensor([0.0, 0.1, 0.2, 2.0, 2.1, 0.0])
+    embeddings = torch.stack([angle.cos(), angle.sin()], dim=1)
+    spans = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 4, 5], [1, 1, 2], [1, 3, 4], [0, 1, 2]])
+    types = torch.tensor([0, 0, 0, 1, 1, 1])  # the last is the first span under another type
+    distance, same = _evaluated_pairs(embeddings, types, spans)
+    assert distance.shape == same.shape == (1, 4096)
+    real = same[0] != -100
+    assert real.sum() == 14 and (same[0] == 1).sum() == 6  # of 15 pairs one is a span with itself
+    chord = 2 * np.sin(0.05)
+    assert float(distance[0][same[0] == 1].min()) == pytest.approx(chord, rel=1e-4)
+    keep = (types != 1) | (torch.arange(6) < 5)
+    output = _evaluated_pairs(embeddings[keep], types[keep], spans[keep])
+    prediction = type("Prediction", (), {"predictions": output[0].numpy(), "label_ids": output[1].numpy()})()
+    assert pair_metrics(prediction) == {"pair_auc": 1.0}
+
+
+def test_batches_without_spans(stage1, wordpiece_encoder):
+    """An entity longer than every window is no span, and its words are not O: loss 0 and no pair, but no error."""
+    text = "Директор школы при заводе города Перми"
+    view = entity_view(make_documents([(text, [(text, "CITY")])]), load_tokenizer(wordpiece_encoder), TYPES, WindowSettings(6))
+    trainer = stage1(max_steps=2)
+    trainer.train_dataset = view
+    trainer.train()
+    assert logged(trainer, "loss") == [0.0, 0.0] and logged(trainer, "positive_distance") == []
+    metrics = trainer.evaluate(view)
+    assert metrics["eval_loss"] == 0.0 and "eval_pair_auc" not in metrics
+
+
+# -- Files --------------------------------------------------------------------------------------------------------------
+
+
+def test_resumed_training_ends_where_the_uninterrupted_one_does(stage2):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    whole = stage2("whole", **settings)
+    whole.train()
+    resumed = stage2("resumed", **settings)
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-3")
+    assert resumed.state.global_step == 6
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(value, dict(resumed.model.named_parameters())[name]), name
+
+
+def test_best_model_is_loaded_at_the_end(stage2):
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 8}
+    trainer = stage2(load_best_model_at_end=True, metric_for_best_model="macro_all_f1", learning_rate=5e-3, **settings)
+    trainer.train()
+    scores = logged(trainer, "eval_macro_all_f1")
+    assert len(scores) == 4 and trainer.state.best_metric == max(scores)
+    assert trainer.evaluate()["eval_macro_all_f1"] == max(scores)
+
+
+def test_stage1_selects_and_resumes_too(stage1, tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "pair_auc"}
+    trainer = stage1(**settings)
+    trainer.train()
+    assert trainer.state.best_metric == max(logged(trainer, "eval_pair_auc"))
+    resumed = stage1(**settings | {"max_steps": 6})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stage1" / "checkpoint-2"))
+    assert resumed.state.global_step == 6
+
+
+def test_stage1_leaves_a_plain_encoder(stage1, tmp_path, corpus):
+    trainer = stage1(max_steps=2)
+    trainer.train()
+    folder = tmp_path / "plain"
+    trainer.save_model(str(folder))
+    files = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "training_args.json"} <= files
+    assert "training_args.bin" not in files
+    encoder = AutoModel.from_pretrained(folder).eval()
+    assert type(encoder).__name__ == "BertModel"
+    tokenizer = load_tokenizer(str(folder))
+    batch = tokenizer(corpus["text"][:3], padding=True, truncation=True, max_length=60, return_tensors="pt")
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).last_hidden_state
+        assert torch.equal(encoder(**batch).last_hidden_state, expected)
+    # It is what stage 2 starts from.
+    model = CoNERForTokenClassification.from_encoder(str(folder), CoNERConfig(entity_types=TYPES))
+    assert torch.equal(model.encoder.embeddings.word_embeddings.weight, trainer.model.encoder.embeddings.word_embeddings.weight)
+
+
+def test_saved_files_of_stage2(stage2, tmp_path):
+    trainer = stage2(max_steps=2, save_strategy="steps", save_steps=1, hub_token="secret")
+    trainer.train()
+    trainer.save_model()
+    for folder in (tmp_path / "stage2", tmp_path / "stage2" / "checkpoint-2"):
+        assert not (folder / "training_args.bin").exists()
+        saved = (folder / "training_args.json").read_text(encoding="utf-8")
+        assert json.loads(saved)["max_steps"] == 2 and "secret" not in saved
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "stage2")
+    for name, value in trainer.model.named_parameters():
+        assert torch.equal(value, dict(model.named_parameters())[name])
+    assert model.config.entity_types == TYPES and model.config.levels == 3
+
+
+# -- Arguments ----------------------------------------------------------------------------------------------------------
+
+
+def test_arguments_that_cannot_be_meant(tmp_path):
+    with pytest.raises(ValueError, match="remove_unused_columns"):
+        NestedNerTrainingArguments(str(tmp_path), remove_unused_columns=True)
+    with pytest.raises(ValueError, match="pair_mode.*all"):
+        ContrastiveTrainingArguments(str(tmp_path), pair_mode="all")
+
+
+def test_a_given_loss_is_used(stage2):
+    class Constant(nn.Module):
+        def forward(self, logits, labels):
+            return {"loss": 0.0 * logits.sum() + 7.0, "my_part": torch.tensor(3.0)}
+
+    trainer = stage2(max_steps=2)
+    trainer.loss = Constant()
+    model = copy.deepcopy(trainer.model)
+    trainer.train()
+    assert logged(trainer, "loss") == [7.0, 7.0] and logged(trainer, "my_part") == [3.0, 3.0]
+    assert trainer.evaluate()["eval_my_part"] == 3.0
+    assert torch.equal(model.classifier.weight, trainer.model.classifier.weight)
