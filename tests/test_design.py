@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "files": set(),
     "encoders": set(),
     "training_args": set(),
+    "silhouette": set(),
     "brat": {"checks"},
     "documents": {"tagging", "files"} | BRAT,
     "losses": {"tagging"},
@@ -50,7 +51,7 @@ MAY_IMPORT = {
         "configuration",
     },
     "export": {"pipeline", "onnx_model", "preprocessing", "documents", "nerel", "tagging"},
-    "analysis": {"modeling", "preprocessing", "metrics"},
+    "analysis": {"modeling", "preprocessing", "metrics", "silhouette"},
     "outputs": {"documents", "preprocessing", "tagging", "files"},
 }
 """Local modules that each module may import (ARCHITECTURE, "Who may import whom")."""
