@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "encoders": set(),
     "training_args": set(),
     "silhouette": set(),
+    "samplers": set(),
     "brat": {"checks"},
     "documents": {"tagging", "files"} | BRAT,
     "losses": {"tagging"},
