@@ -24,12 +24,12 @@ from runne_coner.arguments import (
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import EntityCollator, EntityPairCollator
 from runne_coner.configuration import SPAN_POOLINGS, CoNERConfig
+from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.encoders import resolve_encoder
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import EntityEncoder
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import entity_view, load_tokenizer, lost_entities
-from runne_coner.trainers import ContrastiveTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments
 
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "stage1.yaml"
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         report_lost_entities(train, corpus.train, "training")
         lost, windows = lost_entities(train), len(train)
         evaluation = entity_view(corpus.evaluation, tokenizer, corpus.entity_types, data.windows)
-        # Pairs are compared within evaluation batches: these should not be of one document each.
+        # The loss is that of the pairs within evaluation batches: these should not be of one document each.
         evaluation = evaluation.shuffle(seed=training.seed)
         pair_collator = None
         if training.pair_mode == "sampled":
@@ -92,6 +92,7 @@ def main(argv: list[str]) -> None:
         eval_dataset=evaluation,
         data_collator=EntityCollator(tokenizer),
         pair_collator=pair_collator,
+        entity_types=corpus.entity_types,
         processing_class=tokenizer,
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -30,8 +30,12 @@ from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from .outputs import write_bilou, write_html
 from .pipeline import ModelError, NestedNerPipeline, load_pipeline
 from .preprocessing import ViewError, lost_entities
+from .span_metrics import SpanMetricError
 
-INPUT_ERRORS = (UsageError, CorpusError, EncoderError, ExportError, HubError, ModelError, ScoreError, ViewError)
+INPUT_ERRORS = (
+    *(UsageError, CorpusError, EncoderError, ExportError, HubError, ModelError, ScoreError, SpanMetricError),
+    ViewError,
+)
 
 WRITERS = {"runne": write_runne, "brat": write_brat, "bilou": write_bilou, "html": write_html}
 """The formats of `predict`; each appears under its name only when complete."""

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration import CoNERConfig
+from .gradient_cache import embed_in_chunks
 from .tagging import NUM_TAGS
 
 
@@ -97,18 +98,28 @@ class EntityEncoder(CoNERPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         spans: Tensor | None = None,
+        chunk_size: int = 0,
     ) -> EntityEncoderOutput:
         """Embeddings of spans.
 
         Args:
             input_ids, attention_mask, token_type_ids: `(batch, tokens)`.
             spans: `(S, 3)` int64: window index in the batch, first token, end token (exclusive).
+            chunk_size: windows encoded at a time, so that a batch of any size can be trained on (see `gradient_cache`);
+                0 = all at once.
         Returns:
-            `span_embeddings` `(S, D)` float32: D = hidden for `mean`, tokens x hidden for `masked_matrix`.
+            `span_embeddings` `(S, D)` float32: D = hidden for `mean`, tokens x hidden for `masked_matrix`; in chunks there
+            is no `last_hidden_state`.
         """
+        if chunk_size and spans is not None:
+            windows = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+            return EntityEncoderOutput(span_embeddings=embed_in_chunks(self._embed, windows, spans, chunk_size))
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         embeddings = None if spans is None else pool_spans(hidden, spans, self.config.span_pooling)
         return EntityEncoderOutput(span_embeddings=embeddings, last_hidden_state=hidden)
+
+    def _embed(self, spans: Tensor, **windows: Tensor | None) -> Tensor:
+        return self(**windows, spans=spans).span_embeddings
 
 
 def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:

@@ -4,12 +4,16 @@ A block of the distance matrix times the one-hot membership of the clusters give
 the block to every cluster, which is all that a silhouette needs; the whole matrix is never held.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
-from sklearn.metrics import pairwise_distances
+from scipy import sparse
 from tqdm.auto import tqdm
 
 BLOCK_SIZE = 1024
 """Rows of the distance matrix that are held at once."""
+
+Points = np.ndarray | sparse.csr_matrix
 
 
 def type_silhouettes(
@@ -35,8 +39,8 @@ def type_silhouettes(
         ValueError: the shapes do not fit, `block_size` is less than 1, or an embedding is not finite.
     """
     membership = _checked_membership(embeddings, membership)
-    sums = distance_sums(embeddings, membership, metric=metric, block_size=block_size, progress=progress)
-    return _rest_silhouettes(sums, membership)
+    sums = _distance_sums(embeddings, membership, metric=metric, block_size=block_size, progress=progress)
+    return rest_silhouettes(sums, membership)
 
 
 def silhouette(
@@ -56,49 +60,43 @@ def silhouette(
     Returns:
         A value in [-1, 1]; NaN if there are fewer than 2 labels or more than N - 1.
     """
-    return label_silhouettes(embeddings, labels, metric=metric, block_size=block_size, progress=progress)[0]
-
-
-def label_silhouettes(
-    embeddings: np.ndarray,
-    labels: np.ndarray,
-    *,
-    metric: str = "euclidean",
-    block_size: int = BLOCK_SIZE,
-    progress: bool = False,
-) -> tuple[float, dict]:
-    """`silhouette` of the labels, and that of each label against the rest as a dictionary, from one and the same pass."""
     names, index = np.unique(np.asarray(labels), return_inverse=True)
     membership = _checked_membership(embeddings, index[:, None] == np.arange(len(names)))
-    sums = distance_sums(embeddings, membership, metric=metric, block_size=block_size, progress=progress)
-    alone = _rest_silhouettes(sums, membership)
-    return _silhouette(sums, index), dict(zip(names.tolist(), alone.tolist(), strict=True))
+    sums = _distance_sums(embeddings, membership, metric=metric, block_size=block_size, progress=progress)
+    return mean_silhouette(sums, index)
 
 
-def distance_sums(
-    embeddings: np.ndarray,
-    membership: np.ndarray,
-    *,
-    metric: str = "euclidean",
-    block_size: int = BLOCK_SIZE,
-    progress: bool = False,
-) -> np.ndarray:
-    """Sums of the distances from each point to the members of each type, and to all points.
+def distance_blocks(
+    embeddings: Points, *, metric: str = "euclidean", block_size: int = BLOCK_SIZE, progress: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The distance matrix in blocks of rows: indices `(B,)` of the points and their distances `(B, N)` to all points.
 
-    Args: as `type_silhouettes`.
-    Returns:
-        `(N, T + 1)` float64; the last column is the sum over all points.
+    Args: as `type_silhouettes`; embeddings may be a sparse matrix.
     """
+    # Imported late: the command line needs the error of `span_metrics`, and scikit-learn takes a second.
+    from sklearn.metrics import pairwise_distances
+
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    columns = np.column_stack([membership, np.ones(len(membership), dtype=bool)]).astype(np.float64)
-    sums = np.zeros(columns.shape)
-    starts = range(0, len(embeddings), block_size)
-    for start in tqdm(starts, desc="silhouettes", unit="block", disable=not progress):
-        rows = np.arange(start, min(start + block_size, len(embeddings)))
+    points = embeddings.shape[0]
+    for start in tqdm(range(0, points, block_size), desc="distances", unit="block", disable=not progress):
+        rows = np.arange(start, min(start + block_size, points))
         distances = pairwise_distances(embeddings[rows], embeddings, metric=metric)
         # By rounding, a point may seem to be at a distance from itself.
         distances[np.arange(len(rows)), rows] = 0.0
+        yield rows, distances
+
+
+def membership_columns(membership: np.ndarray) -> np.ndarray:
+    """`(N, T + 1)` float64: the one-hot membership and a column of ones, by which distances are summed per type and in all."""
+    return np.column_stack([membership, np.ones(len(membership), dtype=bool)]).astype(np.float64)
+
+
+def _distance_sums(embeddings: Points, membership: np.ndarray, **options) -> np.ndarray:
+    """`(N, T + 1)` sums of the distances from each point to the members of each type, and to all points."""
+    columns = membership_columns(membership)
+    sums = np.zeros(columns.shape)
+    for rows, distances in distance_blocks(embeddings, **options):
         sums[rows] = distances @ columns
     return sums
 
@@ -120,8 +118,13 @@ def _coefficients(own: np.ndarray, others: np.ndarray, single: np.ndarray) -> np
     return np.where(single, 0.0, values)
 
 
-def _rest_silhouettes(sums: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """`(T,)` silhouettes of each type against the rest, from `distance_sums`."""
+def rest_silhouettes(sums: np.ndarray, membership: np.ndarray) -> np.ndarray:
+    """`(T,)` silhouettes of each type against the rest, as `type_silhouettes`.
+
+    Args:
+        sums: `(N, T + 1)`, the distances of each point times `membership_columns`.
+        membership: `(N, T)` bool.
+    """
     points, types = membership.shape
     inside, outside = sums[:, :types], sums[:, types:] - sums[:, :types]
     size = membership.sum(axis=0)
@@ -133,14 +136,19 @@ def _rest_silhouettes(sums: np.ndarray, membership: np.ndarray) -> np.ndarray:
     return np.where((size > 0) & (size < points) & (points >= 3), values, np.nan)
 
 
-def _silhouette(sums: np.ndarray, index: np.ndarray) -> float:
-    """Mean silhouette over clusters, from `distance_sums` and the cluster `(N,)` of each point."""
+def mean_silhouette(sums: np.ndarray, index: np.ndarray) -> float:
+    """Mean silhouette over clusters, as `silhouette`.
+
+    Args:
+        sums: `(N, T + 1)`, the distances of each point times `membership_columns`.
+        index: `(N,)` cluster of each point, less than T; clusters without a point are no clusters.
+    """
     points, clusters = len(sums), sums.shape[1] - 1
-    if not 2 <= clusters <= points - 1:
-        return float("nan")
     size = np.bincount(index, minlength=clusters)
+    if not 2 <= np.count_nonzero(size) <= points - 1:
+        return float("nan")
     row = np.arange(points)
     own = sums[row, index] / np.maximum(size[index] - 1, 1)
-    means = sums[:, :clusters] / size
+    means = np.where(size > 0, sums[:, :clusters] / np.maximum(size, 1), np.inf)
     means[row, index] = np.inf
     return float(_coefficients(own, means.min(axis=1), size[index] == 1).mean())

@@ -1,5 +1,6 @@
 """Training arguments of both stages: `transformers.TrainingArguments` with the knobs of the method."""
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ from transformers import TrainingArguments
 
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
+SAMPLING_STRATEGIES = ("group_by_length", "by_type", "random", "sequential", "batch_rebalance")
 
 
 @dataclass
@@ -18,7 +20,10 @@ class _SpanTrainingArguments(TrainingArguments):
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"help": "How training windows are drawn: 'group_by_length' keeps padding low, 'random' does not sort."},
+        metadata={
+            "help": "How training windows are drawn: 'group_by_length' keeps padding low, 'by_type' (stage 1, in_batch) gives "
+            "every entity type a chance in every batch as well, 'random' does not sort."
+        },
     )
 
     cpu_threads: int = field(
@@ -32,6 +37,10 @@ class _SpanTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collators read columns that forward() does not")
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f"train_sampling_strategy must be one of {SAMPLING_STRATEGIES}, got {self.train_sampling_strategy!r}"
+            )
         if self.cpu_threads < 0:
             raise ValueError(f"cpu_threads must be 0 (all cores) or more, got {self.cpu_threads}")
 
@@ -54,6 +63,17 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
         positive_weight: weight of the positive pairs in `in_batch`.
         label_smoothing_factor (of TrainingArguments): targets of the log-loss become s / 2 and 1 - s / 2.
 
+    Parameters that control the batches:
+        train_sampling_strategy (of TrainingArguments): also `by_type` in pair mode `in_batch`, see
+            `samplers.TypeBatchSampler`.
+        gradient_cache_chunk: windows encoded at a time, so that a batch of 256 needs no more memory than one of so many;
+            costs a second forward pass; 0 encodes the batch at once. See `gradient_cache`.
+
+    Parameters that control the evaluation:
+        eval_neighbours: k of `eval_neighbour_accuracy`.
+        eval_projection: whether each evaluation leaves a picture of the spans in `output_dir`; needs matplotlib.
+        greater_is_better (of TrainingArguments): default false for `positive_distance` as it is for losses.
+
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
     """
@@ -61,13 +81,34 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     pair_mode: str = field(default="in_batch", metadata={"help": "Pairs: 'in_batch' (all of a batch) or 'sampled'."})
     margin: float = field(default=1.0, metadata={"help": "Margin m of the distance-based logistic loss."})
     positive_weight: float = field(default=0.3, metadata={"help": "Weight of positive pairs in pair mode in_batch."})
+    gradient_cache_chunk: int = field(
+        default=0, metadata={"help": "Windows encoded at a time to save memory (gradient caching); 0 = the whole batch."}
+    )
+    eval_neighbours: int = field(default=10, metadata={"help": "Nearest neighbours that eval_neighbour_accuracy looks at."})
+    eval_projection: bool = field(
+        default=False, metadata={"help": "Leave a picture of the spans in output_dir at each evaluation."}
+    )
 
     def __post_init__(self):
+        # The Trainer would take every metric but losses for one that should grow.
+        name = self.metric_for_best_model or ""
+        if self.greater_is_better is None and name.endswith("positive_distance"):
+            self.greater_is_better = False
         super().__post_init__()
         if self.pair_mode not in PAIR_MODES:
             raise ValueError(f"pair_mode must be one of {PAIR_MODES}, got {self.pair_mode!r}")
         if not 0.0 <= self.positive_weight <= 1.0:
             raise ValueError(f"positive_weight must lie in [0, 1], got {self.positive_weight}")
+        if self.train_sampling_strategy == "by_type" and self.pair_mode != "in_batch":
+            raise ValueError(
+                "train_sampling_strategy 'by_type' is for pair_mode 'in_batch': drawn pairs have their types already"
+            )
+        if self.gradient_cache_chunk < 0:
+            raise ValueError(f"gradient_cache_chunk must be 0 (off) or more windows, got {self.gradient_cache_chunk}")
+        if self.eval_neighbours < 1:
+            raise ValueError(f"eval_neighbours must be at least 1, got {self.eval_neighbours}")
+        if self.eval_projection and importlib.util.find_spec("matplotlib") is None:
+            raise ValueError('eval_projection needs matplotlib: pip install "runne-coner[analysis]", or leave it out')
 
 
 @dataclass
@@ -96,6 +137,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.train_sampling_strategy == "by_type":
+            raise ValueError("train_sampling_strategy 'by_type' is for stage 1 in pair_mode 'in_batch'; choose another one")
         if self.dice_reduction not in DICE_REDUCTIONS:
             raise ValueError(f"dice_reduction must be one of {DICE_REDUCTIONS}, got {self.dice_reduction!r}")
         if min(self.ce_weight, self.dice_weight) < 0 or self.ce_weight + self.dice_weight == 0:

@@ -38,15 +38,19 @@ MAY_IMPORT = {
     "preprocessing": {"documents", "tagging", "windows"},
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
-    "modeling": {"configuration", "tagging"},
+    "gradient_cache": set(),
+    "gathering": set(),
+    "modeling": {"configuration", "gradient_cache", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},
     "hub": {"model_card", "files"},
+    "span_metrics": {"silhouette", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
         "files",
     },
+    "contrastive": {"trainers", "modeling", "losses", "training_args", "gathering", "samplers", "span_metrics"},
     "pipeline": {
         *("collators", "modeling", "onnx_model", "preprocessing", "viterbi", "documents", "tagging", "windows"),
         "configuration",
@@ -267,7 +271,7 @@ def test_the_best_checkpoint_is_chosen_by_a_metric_that_exists(config, recipes):
     path = RECIPES / config
     _, _, training = parse_settings(["--config", str(path)], recipes[path.stem][1], path, "")
     if training.load_best_model_at_end:  # else the last one is taken
-        known = {"loss", "pair_auc", "positive_distance", "negative_distance"}
+        known = {"loss", "pair_auc", "positive_distance", "negative_distance", "silhouette", "neighbour_accuracy"}
         if path.stem == "stage2":
             known = {"loss", "seqeval_micro_f1", "seqeval_macro_f1", *flat_scores(score_documents([], [], ["A"], ["A"]))}
         name = training.metric_for_best_model.removeprefix("eval_")

@@ -12,12 +12,13 @@ from transformers import AutoModel, AutoModelForTokenClassification, TrainerCall
 
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig
+from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
 from runne_coner.tagging import IGNORE_INDEX, SPECIAL
-from runne_coner.trainers import ContrastiveTrainer, NestedNerTrainer, _evaluated_pairs, pair_metrics
+from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from runne_coner.windows import WindowSettings
 
@@ -254,24 +255,6 @@ def test_prediction_loss_only(stage1, stage2):
     for trainer in (stage1(prediction_loss_only=True), stage2(prediction_loss_only=True)):
         trainer.compute_metrics = None
         assert np.isfinite(trainer.evaluate()["eval_loss"])
-
-
-def test_evaluated_pairs_and_their_auc():
-    """Spans on a line: those of a type lie together, so every pair of one type is closer than any other."""
-    angle = torch.tensor([0.0, 0.1, 0.2, 2.0, 2.1, 0.0])
-    embeddings = torch.stack([angle.cos(), angle.sin()], dim=1)
-    spans = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 4, 5], [1, 1, 2], [1, 3, 4], [0, 1, 2]])
-    types = torch.tensor([0, 0, 0, 1, 1, 1])  # the last is the first span under another type
-    distance, same = _evaluated_pairs(embeddings, types, spans)
-    assert distance.shape == same.shape == (1, 4096)
-    real = same[0] != -100
-    assert real.sum() == 14 and (same[0] == 1).sum() == 6  # of 15 pairs one is a span with itself
-    chord = 2 * np.sin(0.05)
-    assert float(distance[0][same[0] == 1].min()) == pytest.approx(chord, rel=1e-4)
-    keep = (types != 1) | (torch.arange(6) < 5)
-    output = _evaluated_pairs(embeddings[keep], types[keep], spans[keep])
-    prediction = type("Prediction", (), {"predictions": output[0].numpy(), "label_ids": output[1].numpy()})()
-    assert pair_metrics(prediction) == {"pair_auc": 1.0}
 
 
 def test_batches_without_spans(stage1, wordpiece_encoder):
