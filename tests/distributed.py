@@ -1,12 +1,13 @@
-"""One training step of stage 1 in each process of a group; `test_gathering.py` runs it alone and under `torchrun`.
+"""Training steps of stage 1 in each process of a group; `test_gathering.py` runs it alone and under `torchrun`.
 
-    python tests/distributed.py SETTINGS.json OUTPUT.safetensors
+    python tests/distributed.py SETTINGS.json FOLDER
 
-It leaves the gradients of the first step and the loss, and prints the metrics of an evaluation.
+For each case of the settings it leaves the gradients of the first step, the loss, and the metrics of an evaluation.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from datasets import load_from_disk
@@ -27,30 +28,33 @@ class Gradients(TrainerCallback):
             self.found = {name: value.grad.detach().clone() for name, value in model.named_parameters()}
 
 
-def main(settings_file: str, output: str) -> None:
-    with open(settings_file, encoding="utf-8") as file:
-        settings = json.load(file)
-    torch.set_num_threads(1)
-    tokenizer = load_tokenizer(settings["encoder"])
-    view = load_from_disk(settings["view"]).with_format("numpy")
+def run(case: dict, common: dict, folder: Path) -> ContrastiveTrainer:
+    tokenizer = load_tokenizer(common["encoder"])
     keeper = Gradients()
+    arguments = ContrastiveTrainingArguments(str(folder), report_to="none", disable_tqdm=True, **common["args"], **case["args"])
     trainer = ContrastiveTrainer(
-        EntityEncoder.from_encoder(settings["encoder"], CoNERConfig(span_pooling=settings["pooling"])),
-        ContrastiveTrainingArguments(
-            f"{output}.folder", report_to="none", disable_tqdm=True, save_strategy="no", max_grad_norm=0.0, **settings["args"]
-        ),
-        train_dataset=view,
-        eval_dataset=load_from_disk(settings["evaluation"]).with_format("numpy"),
+        EntityEncoder.from_encoder(common["encoder"], CoNERConfig(span_pooling=case["pooling"])),
+        arguments,
+        train_dataset=load_from_disk(case["view"]).with_format("numpy"),
+        eval_dataset=load_from_disk(common["evaluation"]).with_format("numpy"),
         data_collator=EntityCollator(tokenizer),
         processing_class=tokenizer,
         callbacks=[keeper],
     )
-    metrics = trainer.evaluate()
     trainer.train()
+    metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        save_file({**keeper.found, "losses": torch.tensor(losses)}, output)
-        print(json.dumps(metrics))
+        save_file({**keeper.found, "losses": torch.tensor(losses)}, folder / f"{case['name']}.safetensors")
+        (folder / f"{case['name']}.json").write_text(json.dumps(metrics), encoding="utf-8")
+    return trainer
+
+
+def main(settings_file: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    settings = json.loads(Path(settings_file).read_text(encoding="utf-8"))
+    for case in settings["cases"]:
+        trainer = run(case, settings, Path(folder))
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
