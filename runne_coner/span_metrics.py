@@ -136,7 +136,7 @@ def write_projection(path: Path, embeddings: Points, types: np.ndarray, names: S
     points = np.zeros((len(types), 2))
     components = min(2, *embeddings.shape)
     # Fewer than two points, or all the same, span no axis.
-    if len(types) > 2 and components == 2 and (embeddings[0] != embeddings).sum():
+    if len(types) > 2 and components == 2 and (embeddings != embeddings[np.zeros(len(types), dtype=int)]).sum():
         points = PCA(2, svd_solver="arpack", random_state=0).fit_transform(embeddings)
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.add_subplot()

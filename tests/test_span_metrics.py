@@ -17,7 +17,8 @@ def spans():
     types = rng.choice([0, 1, 2, 4], 80)
     points = rng.normal(size=(80, 6)) + 2 * np.eye(6)[types]
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    types[:2], points[1] = (0, 1), points[0]
+    # Not quite equal, or which of them is the nearer would be left open.
+    types[:2], points[1] = (0, 1), points[0] + 1e-4 * points[2]
     identity = np.arange(80)
     identity[1] = 0
     return points.astype(np.float32), types, identity

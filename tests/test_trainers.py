@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from conftest import TYPES, make_documents
 from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
@@ -17,6 +18,7 @@ from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
+from runne_coner.span_metrics import SpanMetricError
 from runne_coner.tagging import IGNORE_INDEX, SPECIAL
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
@@ -269,6 +271,119 @@ def test_batches_without_spans(stage1, wordpiece_encoder):
     assert metrics["eval_loss"] == 0.0 and "eval_pair_auc" not in metrics
 
 
+def test_stage1_evaluates_all_spans_together_and_leaves_a_picture(stage1, tmp_path):
+    trainer = stage1(max_steps=1, eval_strategy="steps", eval_steps=1, eval_projection=True, eval_neighbours=3)
+    trainer.entity_types = TYPES
+    trainer.train()
+    names = {"pair_auc", "positive_distance", "negative_distance", "neighbour_accuracy", "silhouette"}
+    names |= {f"silhouette_{name}" for name in [*TYPES, "O"]}
+    metrics = [entry for entry in trainer.state.log_history if "eval_loss" in entry][-1]
+    assert {f"eval_{name}" for name in names} <= metrics.keys()
+    assert (tmp_path / "stage1" / "projection-1.png").is_file()
+    # Values do not depend on how the windows are batched, which those within batches would.
+    trainer.args.per_device_eval_batch_size = 7
+    again = trainer.evaluate()
+    assert [again[f"eval_{name}"] for name in names] == pytest.approx([metrics[f"eval_{name}"] for name in names], abs=1e-4)
+    trainer.args.eval_neighbours = 1
+    assert trainer.evaluate()["eval_neighbour_accuracy"] != again["eval_neighbour_accuracy"]
+
+
+def test_a_metric_that_evaluation_cannot_give_is_refused_before_training(stage1):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
+    for name in ("pair_auk", "silhouette_CRIME"):
+        trainer = stage1(metric_for_best_model=name, **settings)
+        trainer.entity_types = TYPES
+        with pytest.raises(SpanMetricError, match=f"{name}.*choose one of loss, pair_auc.*silhouette_CITY"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    trainer = stage1(metric_for_best_model="silhouette", **settings)
+    trainer.eval_dataset = trainer.eval_dataset.select([])
+    with pytest.raises(SpanMetricError, match="it is empty"):
+        trainer.train()
+    assert stage1(metric_for_best_model="positive_distance", **settings).args.greater_is_better is False
+    assert stage1(metric_for_best_model="eval_silhouette", **settings).args.greater_is_better is True
+
+
+def test_an_empty_evaluation_set_and_broken_embeddings_stop_nothing(stage1, caplog):
+    trainer = stage1(max_steps=1, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+    view, trainer.eval_dataset = trainer.eval_dataset, trainer.eval_dataset.select([])
+    trainer.train()
+    assert not any("silhouette" in key for entry in trainer.state.log_history for key in entry)
+    trainer = stage1(metric_for_best_model="silhouette", max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.eval_dataset = view
+    trainer.model.encoder.embeddings.LayerNorm.bias.data[0] = float("nan")
+    trainer.train()
+    assert "not finite" in caplog.text and "eval_silhouette is not defined after step 1" in caplog.text
+    assert trainer.state.best_metric is None
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_by_type_batches_go_on_where_a_checkpoint_was_taken(stage1, tmp_path, processes):
+    """Also in the second epoch, and for a process of several: the sampler is told its epoch by the trainer itself."""
+    settings = {"train_sampling_strategy": "by_type", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = stage1(**settings)
+    seen = watch(whole)
+    whole.train()
+    steps = whole.state.global_step // 2
+    assert steps >= 3 and seen[:steps] != seen[steps:]
+    resumed = stage1(**settings)
+    if processes == 2:
+        # What `accelerate` makes of the sampler in one of several processes; here with all batches.
+        prepare = resumed.accelerator.prepare
+        wrapped = lambda *given: wrap_sampler(prepare(*given)) if len(given) == 1 else prepare(*given)  # noqa: E731
+        resumed.accelerator.prepare = wrapped
+    seen_again = watch(resumed)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stage1" / f"checkpoint-{steps + 1}"))
+    assert seen_again == seen[steps + 1 :]
+
+
+def wrap_sampler(loader):
+    if isinstance(loader, torch.utils.data.DataLoader):
+        loader = torch.utils.data.DataLoader(
+            loader.dataset, batch_sampler=BatchSamplerShard(loader.batch_sampler, 1, 0), collate_fn=loader.collate_fn
+        )
+    return loader
+
+
+def watch(trainer):
+    """The input ids of each training batch, as the trainer sees them."""
+    seen, compute_loss = [], trainer.compute_loss
+
+    def keep(model, inputs, **kwargs):
+        seen.append(inputs["input_ids"].tolist())
+        return compute_loss(model, inputs, **kwargs)
+
+    trainer.compute_loss = keep
+    return seen
+
+
+DEGENERATE = {
+    "no span": lambda spans: spans[:0],
+    "a single span in a window": lambda spans: spans[:1],
+    "all of one type": lambda spans: spans * np.array([1, 1, 0]),
+    "the same span twice": lambda spans: (
+        np.repeat(spans[:1], 2, axis=0) + np.array([[0, 0, 0], [0, 0, 1]])[: 2 * len(spans[:1])]
+    ),
+}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_batches_are_never_nan(stage1, kind, bf16):
+    settings = {"train_sampling_strategy": "by_type", "gradient_cache_chunk": 2, "per_device_train_batch_size": 3}
+    trainer = stage1(max_steps=2, bf16=bf16, **settings)
+    change = DEGENERATE[kind]
+    view = trainer.train_dataset.map(lambda row: {"spans": change(row["spans"].reshape(-1, 3))}, load_from_cache_file=False)
+    trainer.train_dataset = view
+    with torch.autograd.set_detect_anomaly(True):
+        trainer.train()
+    assert len(logged(trainer, "loss")) == 2 and np.isfinite(logged(trainer, "loss")).all()
+    assert np.isfinite(logged(trainer, "grad_norm")).all()
+    assert all(torch.isfinite(value).all() for value in trainer.model.parameters())
+    metrics = trainer.evaluate(view)
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
 # -- Files --------------------------------------------------------------------------------------------------------------
 
 
@@ -343,8 +458,17 @@ def test_saved_files_of_stage2(stage2, tmp_path):
 def test_arguments_that_cannot_be_meant(tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns"):
         NestedNerTrainingArguments(str(tmp_path), remove_unused_columns=True)
-    with pytest.raises(ValueError, match="pair_mode.*all"):
-        ContrastiveTrainingArguments(str(tmp_path), pair_mode="all")
+    for wrong, message in (
+        ({"pair_mode": "all"}, "pair_mode.*all"),
+        ({"pair_mode": "sampled", "train_sampling_strategy": "by_type"}, "by_type.*in_batch"),
+        ({"train_sampling_strategy": "bytype"}, "must be one of.*by_type.*got 'bytype'"),
+        ({"gradient_cache_chunk": -1}, "gradient_cache_chunk.*-1"),
+        ({"eval_neighbours": 0}, "eval_neighbours.*0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ContrastiveTrainingArguments(str(tmp_path), **wrong)
+    with pytest.raises(ValueError, match="by_type.*stage 1"):
+        NestedNerTrainingArguments(str(tmp_path), train_sampling_strategy="by_type")
 
 
 def test_a_given_loss_is_used(stage2):
