@@ -14,9 +14,11 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import DistanceBasedLogisticLoss, NamedEntityLoss, floored_sqrt
+from .losses import NamedEntityLoss, floored_sqrt
+from .metric_losses import make_loss
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification, EntityEncoder
+from .pair_weights import PairWeighting
 from .training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
 
@@ -156,8 +158,10 @@ class ContrastiveTrainer(_SpanTrainer):
     `eval_positive_distance`, `eval_negative_distance`, over pairs within the evaluation batches.
 
     Args:
-        loss: default `DistanceBasedLogisticLoss` with the settings of `args`.
+        loss: `loss(embeddings, types, groups, weights=...)`, a dictionary with `loss` and parts to log; by default the
+            one that `args` names.
         pair_collator: collator of the training batches where it differs from `data_collator`.
+        pair_weighting: which pairs of a batch count how much; by default as `args` says, for spans of one corpus.
     """
 
     def __init__(
@@ -167,10 +171,17 @@ class ContrastiveTrainer(_SpanTrainer):
         *,
         loss: nn.Module | None = None,
         pair_collator=None,
+        pair_weighting: PairWeighting | None = None,
         **kwargs,
     ):
-        loss = loss or DistanceBasedLogisticLoss(args.margin, args.positive_weight, args.label_smoothing_factor)
+        loss = loss or make_loss(
+            args.loss,
+            margin=args.margin,
+            positive_weight=args.positive_weight,
+            label_smoothing=args.label_smoothing_factor,
+        )
         super().__init__(model, args, loss=loss, compute_metrics=pair_metrics, **kwargs)
+        self.pair_weighting = pair_weighting or PairWeighting.of(args)
         self.label_names = ["types"]
         self.pair_collator = pair_collator
 
@@ -186,14 +197,16 @@ class ContrastiveTrainer(_SpanTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         types, same = inputs.pop("types", None), inputs.pop("same", None)
+        surfaces, corpora = inputs.pop("surfaces", None), inputs.pop("corpora", None)
         outputs = model(**inputs)
         embeddings = outputs.span_embeddings
         if same is not None:
             first, second = embeddings.chunk(2)
             parts = self.loss.forward_pairs(first, second, same)
         else:
-            _, identity = torch.unique(inputs["spans"], dim=0, return_inverse=True)
-            parts = self.loss(embeddings, types, identity)
+            _, groups = torch.unique(inputs["spans"], dim=0, return_inverse=True)
+            weights = self.pair_weighting(embeddings, inputs["spans"], types, groups, surfaces, corpora)
+            parts = self.loss(embeddings, types, groups, weights=weights)
         self._record(parts, training=model.training)
         return (parts["loss"], outputs) if return_outputs else parts["loss"]
 

@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from .metric_losses import LOSSES
+from .pair_weights import MININGS
+
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
+_NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining": "none"}
+"""Options of the choice of pairs of a batch, with the values that change nothing."""
+_OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
+"""Options that only the DBL loss has, with their defaults."""
 
 
 @dataclass
@@ -50,9 +57,17 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     Parameters that control the loss:
         pair_mode: `in_batch` compares all spans of a batch from one forward pass; `sampled` trains on pairs drawn in
             advance as in the paper.
+        loss: `dbl`, or `supcon`, `multi_similarity`, `n_pairs` of `metric_losses` (in mode `in_batch`).
         margin: m of eq. 3.
         positive_weight: weight of the positive pairs in `in_batch`.
         label_smoothing_factor (of TrainingArguments): targets of the log-loss become s / 2 and 1 - s / 2.
+
+    Parameters that control which pairs of a batch count how much (see `pair_weights.PairWeighting`):
+        overlap_weight: weight of negative pairs of nested or overlapping spans.
+        same_surface_weight: weight of positive pairs of the same words.
+        mining, mining_margin: `semi_hard` keeps only the negatives a little farther away than a positive.
+
+    An option that the chosen mode or loss cannot honour is an error.
 
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
@@ -62,12 +77,53 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     margin: float = field(default=1.0, metadata={"help": "Margin m of the distance-based logistic loss."})
     positive_weight: float = field(default=0.3, metadata={"help": "Weight of positive pairs in pair mode in_batch."})
 
+    loss: str = field(
+        default="dbl", metadata={"help": "Loss: 'dbl' (eq. 3), 'supcon', 'multi_similarity' or 'n_pairs' (extra 'losses')."}
+    )
+    overlap_weight: float = field(
+        default=1.0, metadata={"help": "Weight of negative pairs of nested or overlapping spans; 0 leaves them out."}
+    )
+    same_surface_weight: float = field(
+        default=1.0, metadata={"help": "Weight of positive pairs of the same words; 0 leaves them out."}
+    )
+    mining: str = field(
+        default="none", metadata={"help": "Negative pairs: all ('none'), or the 'semi_hard' ones of each span by distance."}
+    )
+    mining_margin: float = field(
+        default=0.2, metadata={"help": "How much farther away than a positive a 'semi_hard' negative is at most."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        if self.pair_mode not in PAIR_MODES:
-            raise ValueError(f"pair_mode must be one of {PAIR_MODES}, got {self.pair_mode!r}")
+        for name, known in (("pair_mode", PAIR_MODES), ("loss", LOSSES), ("mining", MININGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if not 0.0 <= self.positive_weight <= 1.0:
             raise ValueError(f"positive_weight must lie in [0, 1], got {self.positive_weight}")
+        for name in ("overlap_weight", "same_surface_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0.0 < self.mining_margin < float("inf"):
+            raise ValueError(f"mining_margin must be positive, got {self.mining_margin}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        changed = [f"{name} {getattr(self, name)}" for name, value in _NEUTRAL_WEIGHTS.items() if getattr(self, name) != value]
+        if self.pair_mode == "sampled":
+            changed += [f"loss {self.loss}"] if self.loss != "dbl" else []
+            if changed:
+                raise ValueError(f"pair_mode sampled, the paper's, knows no {', '.join(changed)}; take pair_mode in_batch")
+        if self.loss == "dbl":
+            return
+        foreign = [f"{name} {getattr(self, name)}" for name, value in _OF_DBL.items() if getattr(self, name) != value]
+        foreign += [
+            f"{name} {getattr(self, name)}"
+            for name in ("overlap_weight", "same_surface_weight")
+            if getattr(self, name) not in (0.0, 1.0)
+        ]
+        foreign += ["mining semi_hard"] if self.loss == "n_pairs" and self.mining != "none" else []
+        if foreign:
+            raise ValueError(f"loss {self.loss} cannot honour {', '.join(foreign)}; leave them out, or take loss dbl")
 
 
 @dataclass

@@ -320,7 +320,7 @@ def test_wrong_option_is_one_line(run):
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [
-        ("stage1", ["--span_pooling", "max"], "span_pooling.*'max'"),
+        ("stage1", ["--span_pooling", "last"], "span_pooling.*'last'"),
         ("stage1", ["--pair_mode", "all"], "pair_mode.*'all'"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
