@@ -25,13 +25,24 @@ from .documents import (
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
 from .hub import HubError, push_model
+from .metric_losses import MissingLibraryError
 from .metrics import ScoreError, score_documents, score_table
 from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from .outputs import write_bilou, write_html
 from .pipeline import ModelError, NestedNerPipeline, load_pipeline
 from .preprocessing import ViewError, lost_entities
 
-INPUT_ERRORS = (UsageError, CorpusError, EncoderError, ExportError, HubError, ModelError, ScoreError, ViewError)
+INPUT_ERRORS = (
+    UsageError,
+    CorpusError,
+    EncoderError,
+    ExportError,
+    HubError,
+    MissingLibraryError,
+    ModelError,
+    ScoreError,
+    ViewError,
+)
 
 WRITERS = {"runne": write_runne, "brat": write_brat, "bilou": write_bilou, "html": write_html}
 """The formats of `predict`; each appears under its name only when complete."""

@@ -41,7 +41,7 @@ def test_every_option_of_the_recipes_is_in_the_tables():
     classes = (DataArguments, EncoderArguments, stage1.Stage1Arguments, stage2.Stage2Arguments)
     own = {item.name for cls in classes for item in fields(cls)}
     own |= {"pair_mode", "margin", "positive_weight", "head_learning_rate", "ce_weight", "dice_weight"}
-    own |= {"dice_reduction", "dice_smoothing"}
+    own |= {"dice_reduction", "dice_smoothing", "loss", "overlap_weight", "same_surface_weight", "mining", "mining_margin"}
     assert own <= named
 
 
