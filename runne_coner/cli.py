@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="find the entities of documents")
     predict.add_argument("--model", required=True, help="folder or Hub id of a model that stage 2 trained")
-    predict.add_argument("--input", required=True, help="RuNNE JSONL file, brat folder or .txt file")
+    predict.add_argument("--input", required=True, help="RuNNE JSONL file, brat folder, .txt file or BIO columns (.conll)")
     predict.add_argument("--output", required=True, help="file to write; with --format brat a new folder")
     predict.add_argument(
         "--format",
