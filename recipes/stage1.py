@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 
 from runne_coner.arguments import (
@@ -19,7 +20,7 @@ from runne_coner.arguments import (
     EncoderArguments,
     UsageError,
     checkpoint_to_resume,
-    load_corpus,
+    load_corpora,
     parse_settings,
 )
 from runne_coner.cli import exit_on_input_error, report_lost_entities
@@ -56,6 +57,13 @@ class Stage1Arguments(EncoderArguments):
     outside_lengths: str = field(
         default="runs", metadata={"help": "O spans: whole 'runs' of O words, or pieces as long as 'entities' are."}
     )
+    extra_datasets: list[str] | None = field(
+        default=None, metadata={"help": "Further corpora to train on, each NAME or NAME@SPLIT; types of each are its own."}
+    )
+    type_mapping: dict | str | None = field(
+        default=None,
+        metadata={"help": "Types of corpora that are one type: {corpus: {type: name}}, as JSON or a YAML or JSON file."},
+    )
     num_pairs: int = field(default=100_000, metadata={"help": "Pairs drawn in advance in pair mode 'sampled'."})
 
     def __post_init__(self):
@@ -73,10 +81,14 @@ class Stage1Arguments(EncoderArguments):
         """Refuse what the training's mode or loss cannot honour.
 
         Raises:
-            arguments.UsageError: O spans shall be negatives only where every span that takes part is a positive as well.
+            arguments.UsageError: O spans shall be negatives only, or pairs across corpora be left out, where that cannot be.
         """
         if self.outside == "negative" and training.pair_mode == "sampled":
             raise UsageError("pair_mode sampled draws pairs of O spans as the paper does: outside must be class or none")
+        if self.extra_datasets and training.pair_mode == "sampled":
+            raise UsageError("pair_mode sampled draws pairs of one corpus: leave out extra_datasets, or take in_batch")
+        if self.extra_datasets and training.loss == "n_pairs":
+            raise UsageError("loss n_pairs compares all types with each other: leave out extra_datasets, or choose another")
         if self.outside == "negative" and training.loss == "n_pairs":
             raise UsageError("loss n_pairs compares types that have a positive pair: outside must be class or none")
 
@@ -92,7 +104,7 @@ def main(argv: list[str]) -> None:
 
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):
-        corpus = load_corpus(data, training.seed)
+        corpus = load_corpora(data, network.extra_datasets or [], network.type_mapping, training.seed)
         encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
         tokenizer = load_tokenizer(encoder, **network.hub_options())
         num_types, outside = len(corpus.entity_types), network.outside_spans(training.seed)
@@ -118,6 +130,7 @@ def main(argv: list[str]) -> None:
         stride=data.stride,
     )
     model = EntityEncoder.from_encoder(encoder, config, **network.hub_options())
+    annotated = None if corpus.annotated is None else torch.from_numpy(corpus.annotated)
     trainer = ContrastiveTrainer(
         model,
         training,
@@ -125,7 +138,7 @@ def main(argv: list[str]) -> None:
         eval_dataset=evaluation,
         data_collator=EntityCollator(tokenizer),
         pair_collator=pair_collator,
-        pair_weighting=PairWeighting.of(training, negatives_only=negatives_only),
+        pair_weighting=PairWeighting.of(training, negatives_only=negatives_only, annotated=annotated),
         processing_class=tokenizer,
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)

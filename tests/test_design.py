@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "viterbi": {"tagging"},
     "configuration": {"tagging"},
     "nerel": {"documents", "tagging", "conll"} | BRAT,
+    "corpora": {"documents"},
     "windows": set(),
     "preprocessing": {"documents", "tagging", "windows", "outside"},
     "pairs": {"preprocessing"},
