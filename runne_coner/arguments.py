@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import yaml
 from datasets import Dataset
 from transformers import HfArgumentParser
 from transformers.trainer_utils import get_last_checkpoint
 
+from .corpora import Part, merge_corpora, read_type_mapping
 from .nerel import FEW_SHOT_TYPES, load_documents, load_entity_types
 from .windows import WindowSettings
 
@@ -26,7 +28,7 @@ class DataArguments:
 
     dataset: str = field(
         default="sample",
-        metadata={"help": "Training corpus: sample, nerel, runne, a brat folder, a JSONL file, or a folder of splits."},
+        metadata={"help": "Training corpus: sample, nerel, runne, a brat folder, a file (JSONL, BIO), or a folder of splits."},
     )
     train_split: str = field(default="train", metadata={"help": "Split of the training corpus to train on."})
     eval_dataset: str | None = field(default=None, metadata={"help": "Corpus to evaluate on; by default the training corpus."})
@@ -103,12 +105,16 @@ class CardArguments:
 
 @dataclass
 class Corpus:
-    """Documents of a run: `train` and `evaluation` datasets, and the types to learn."""
+    """Documents of a run: `train` and `evaluation` datasets, and the types to learn.
+
+    `annotated` says which corpus annotates which type, where there are several (`corpora.MergedCorpora`).
+    """
 
     train: Dataset
     evaluation: Dataset
     entity_types: list[str]
     few_shot_types: list[str]
+    annotated: np.ndarray | None = None
 
 
 def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
@@ -144,6 +150,37 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     if unknown:
         raise UsageError(f"few_shot_types {unknown} are not among the entity types {types}")
     return Corpus(train, evaluation, types, few_shot)
+
+
+def load_corpora(arguments: DataArguments, extra: Sequence[str], type_mapping: str | dict | None, seed: int) -> Corpus:
+    """As `load_corpus`, and other corpora to train on beside it.
+
+    Args:
+        extra: names or paths of further training corpora; `NAME@SPLIT` takes a split other than `train_split`, or than the
+            only one.
+        type_mapping: see `corpora.read_type_mapping`.
+    Raises:
+        UsageError, documents.CorpusError: a setting or a corpus is wrong.
+    """
+    corpus, mapping = load_corpus(arguments, seed), read_type_mapping(type_mapping)
+    if not extra and not mapping:
+        return corpus
+    parts = [Part(arguments.dataset, corpus.train, corpus.entity_types)]
+    for setting in extra:
+        name, _, split = setting.partition("@")
+        loaded = load_documents(name, strict=arguments.strict)
+        split = split or (arguments.train_split if len(loaded) > 1 else next(iter(loaded)))
+        if split not in loaded:
+            raise UsageError(
+                f"extra_datasets {setting}: no split {split!r}; write {name}@SPLIT with one of {', '.join(loaded)}"
+            )
+        documents = loaded[split]
+        if arguments.max_documents is not None:
+            documents = documents.take(min(arguments.max_documents, len(documents)))
+        parts.append(Part(name, documents, load_entity_types(name, loaded)))
+    merged = merge_corpora(parts, corpus.evaluation, mapping)
+    few_shot = [name for name in corpus.few_shot_types if name in merged.entity_types]
+    return Corpus(merged.documents, merged.evaluation, merged.entity_types, few_shot, merged.annotated)
 
 
 def parse_settings(argv: Sequence[str], classes: Sequence[type], default_config: Path, description: str) -> list:

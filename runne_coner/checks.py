@@ -43,6 +43,7 @@ REASONS = {
     "unknown type": "skipped",
     "broken entity": "skipped",
     "broken line": "skipped",
+    "entity without a beginning": "its first tag taken for one",
     "discontinuous span": "each part became an entity",
     "misplaced span": "moved to its text",
     "text that disagrees with its span": "skipped",

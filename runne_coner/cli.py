@@ -25,6 +25,7 @@ from .documents import (
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
 from .hub import HubError, push_model
+from .metric_losses import MissingLibraryError
 from .metrics import ScoreError, score_documents, score_table
 from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from .outputs import write_bilou, write_html
@@ -33,7 +34,8 @@ from .preprocessing import ViewError, lost_entities
 from .span_metrics import SpanMetricError
 
 INPUT_ERRORS = (
-    *(UsageError, CorpusError, EncoderError, ExportError, HubError, ModelError, ScoreError, SpanMetricError),
+    *(UsageError, CorpusError, EncoderError, ExportError, HubError, MissingLibraryError, ModelError, ScoreError),
+    SpanMetricError,
     ViewError,
 )
 
@@ -171,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="find the entities of documents")
     predict.add_argument("--model", required=True, help="folder or Hub id of a model that stage 2 trained")
-    predict.add_argument("--input", required=True, help="RuNNE JSONL file, brat folder or .txt file")
+    predict.add_argument("--input", required=True, help="RuNNE JSONL file, brat folder, .txt file or BIO columns (.conll)")
     predict.add_argument("--output", required=True, help="file to write; with --format brat a new folder")
     predict.add_argument(
         "--format",

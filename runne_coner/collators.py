@@ -49,7 +49,8 @@ class BilouCollator:
 
 @dataclass
 class EntityCollator:
-    """Batches of `entity_view`: the windows, `spans` (S, 3) of window, first token, end token, and `types` (S,)."""
+    """Batches of `entity_view`: the windows, `spans` (S, 3) of window, first token, end token, and `types` (S,); where the
+    rows have them also `surfaces` (S,) and the `corpora` (S,) that the spans' windows are of."""
 
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
@@ -61,6 +62,10 @@ class EntityCollator:
         flat = np.concatenate(found)
         batch["spans"] = torch.from_numpy(np.column_stack([windows, flat[:, :2]]))
         batch["types"] = torch.from_numpy(flat[:, 2].copy())
+        if "surfaces" in rows[0]:
+            batch["surfaces"] = torch.from_numpy(np.concatenate([np.asarray(row["surfaces"], dtype=np.int64) for row in rows]))
+        if "corpus" in rows[0]:
+            batch["corpora"] = torch.from_numpy(np.array([row["corpus"] for row in rows], dtype=np.int64)[windows])
         return batch
 
 

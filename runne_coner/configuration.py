@@ -5,7 +5,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .tagging import TAGS, head_names
 
-SPAN_POOLINGS = ("mean", "masked_matrix")
+SPAN_POOLINGS = ("mean", "max", "first_last", "masked_matrix")
 
 
 class CoNERConfig(PreTrainedConfig):
@@ -17,7 +17,9 @@ class CoNERConfig(PreTrainedConfig):
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
         head_dropout: dropout before the heads.
-        span_pooling: how stage 1 makes an embedding of a span: `mean` of its sub-words, or the paper's `masked_matrix`.
+        span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
+            ones side by side, or the paper's `masked_matrix` (see `modeling.pool_spans`).
+        projection_size: width of the head behind which stage 1 compares spans, and which stage 2 throws away; 0 is none.
 
     Parameters that describe how text is cut (see `preprocessing`):
         max_length: sub-words of a window, special tokens included.
@@ -39,6 +41,7 @@ class CoNERConfig(PreTrainedConfig):
     levels: int = 1
     head_dropout: float = 0.1
     span_pooling: str = "mean"
+    projection_size: int = 0
     max_length: int = 128
     max_sentences: int = 1
     stride: int = 32
@@ -74,6 +77,10 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.span_pooling not in SPAN_POOLINGS:
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
+        if self.projection_size < 0:
+            raise ValueError(f"projection_size must be 0 (no projection head) or more, got {self.projection_size}")
+        if self.projection_size and self.span_pooling == "masked_matrix":
+            raise ValueError("span_pooling masked_matrix has no fixed width to project: choose another, or projection_size 0")
         if self.max_sentences < 0:
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from .gathering import SPAN_COLUMNS, gather_spans
-from .losses import DistanceBasedLogisticLoss
+from .metric_losses import make_loss
 from .modeling import EntityEncoder
+from .pair_weights import PairWeighting
 from .samplers import TypeBatchSampler, count_types
 from .span_metrics import SpanMetricError, defined_span_metrics, span_metrics, write_projection
 from .trainers import SpanTrainer
@@ -36,8 +37,10 @@ class ContrastiveTrainer(SpanTrainer):
     may be any of these. With `eval_projection` it writes a picture, `projection-STEP.png`.
 
     Args:
-        loss: default `DistanceBasedLogisticLoss` with the settings of `args`.
+        loss: `loss(embeddings, types, groups, weights=...)`, a dictionary with `loss` and parts to log; by default the
+            one that `args` names.
         pair_collator: collator of the training batches where it differs from `data_collator`.
+        pair_weighting: which pairs of a batch count how much; by default as `args` says, for spans of one corpus.
         entity_types: names of the types, for the metrics; default `0`, `1`, ... as far as the evaluation set needs them.
     """
 
@@ -48,11 +51,18 @@ class ContrastiveTrainer(SpanTrainer):
         *,
         loss: nn.Module | None = None,
         pair_collator=None,
+        pair_weighting: PairWeighting | None = None,
         entity_types: Sequence[str] | None = None,
         **kwargs,
     ):
-        loss = loss or DistanceBasedLogisticLoss(args.margin, args.positive_weight, args.label_smoothing_factor)
+        loss = loss or make_loss(
+            args.loss,
+            margin=args.margin,
+            positive_weight=args.positive_weight,
+            label_smoothing=args.label_smoothing_factor,
+        )
         super().__init__(model, args, loss=loss, **kwargs)
+        self.pair_weighting = pair_weighting or PairWeighting.of(args)
         self.label_names = ["types"]
         self.pair_collator = pair_collator
         self.entity_types = entity_types
@@ -123,8 +133,10 @@ class ContrastiveTrainer(SpanTrainer):
 
     def _span_loss(self, embeddings: Tensor, columns: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
         """The loss and its parts, from all spans of a batch and their columns."""
-        _, identity = torch.unique(columns["spans"], dim=0, return_inverse=True)
-        return self.loss(embeddings, columns["types"], identity)
+        spans, types = columns["spans"], columns["types"]
+        _, groups = torch.unique(spans, dim=0, return_inverse=True)
+        weights = self.pair_weighting(embeddings, spans, types, groups, columns.get("surfaces"), columns.get("corpora"))
+        return self.loss(embeddings, types, groups, weights=weights)
 
     # -- Evaluation ---------------------------------------------------------------------------------------------------------
 

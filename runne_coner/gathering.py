@@ -5,7 +5,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-SPAN_COLUMNS = ["types", "spans"]
+SPAN_COLUMNS = ["types", "spans", "surfaces", "corpora"]
 """Columns of a batch with one row per span, which go through the processes with the embeddings. `spans` (S, 3) begins with
 the window's number in its batch, which is made one of all processes."""
 

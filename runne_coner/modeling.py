@@ -85,11 +85,19 @@ class EntityEncoder(CoNERPreTrainedModel):
     """The Siamese network of stage 1: an encoder whose last hidden layer is pooled over spans (eq. 1-2).
 
     Both sub-networks of the paper share all weights, so one forward pass over a batch serves every pair within it.
+    With `config.projection_size` the spans are compared behind a projection head of two layers (as in SimCLR), which only
+    stage 1 knows: `ContrastiveTrainer.save_model` saves the encoder alone.
     """
 
     def __init__(self, config: CoNERConfig):
         super().__init__(config)
         self.encoder = _new_encoder(config)
+        self.projection = None
+        if config.projection_size:
+            pooled = config.hidden_size * (2 if config.span_pooling == "first_last" else 1)
+            self.projection = nn.Sequential(
+                nn.Linear(pooled, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.projection_size)
+            )
         self.post_init()
 
     def forward(
@@ -108,7 +116,7 @@ class EntityEncoder(CoNERPreTrainedModel):
             chunk_size: windows encoded at a time, so that a batch of any size can be trained on (see `gradient_cache`);
                 0 = all at once.
         Returns:
-            `span_embeddings` `(S, D)` float32: D = hidden for `mean`, tokens x hidden for `masked_matrix`; in chunks there
+            `span_embeddings` `(S, D)` float32: D is `projection_size`, or that of `pool_spans` where it is 0; in chunks there
             is no `last_hidden_state`.
         """
         if chunk_size and spans is not None:
@@ -116,6 +124,8 @@ class EntityEncoder(CoNERPreTrainedModel):
             return EntityEncoderOutput(span_embeddings=embed_in_chunks(self._embed, windows, spans, chunk_size))
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         embeddings = None if spans is None else pool_spans(hidden, spans, self.config.span_pooling)
+        if embeddings is not None and self.projection is not None:
+            embeddings = nn.functional.normalize(self.projection(embeddings).float(), dim=-1)
         return EntityEncoderOutput(span_embeddings=embeddings, last_hidden_state=hidden)
 
     def _embed(self, spans: Tensor, **windows: Tensor | None) -> Tensor:
@@ -123,31 +133,40 @@ class EntityEncoder(CoNERPreTrainedModel):
 
 
 def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
-    """Unit-length embeddings of spans (Bondarenko 2022, eq. 1-2).
+    """Unit-length embeddings of spans (Bondarenko 2022, eq. 1-2), all spans at once.
 
     `masked_matrix` is the literal reading: the matrix `F(S) o M`, zero outside the span, as one long vector; two spans are
-    then compared token by token at equal positions of their windows. `mean` is its position-free form.
+    then compared token by token at equal positions of their windows. `mean` is its position-free form; `max` takes the
+    greatest value of each dimension over the span; `first_last` puts the first and the last sub-word side by side.
 
     Args:
         hidden: `(batch, tokens, hidden)`.
-        spans: `(S, 3)`: window, first token, end token.
-        pooling: `mean` or `masked_matrix`.
+        spans: `(S, 3)`: window, first token, end token (exclusive); none of them empty.
+        pooling: one of `configuration.SPAN_POOLINGS`.
     Returns:
-        `(S, hidden)` or `(S, tokens * hidden)`, float32, of length 1.
+        `(S, hidden)` for `mean` and `max`, `(S, 2 * hidden)` for `first_last`, `(S, tokens * hidden)` for `masked_matrix`;
+        float32, of length 1.
     """
-    batch, tokens, size = hidden.shape
     window, first, end = spans.unbind(-1)
-    position = torch.arange(tokens, device=hidden.device)
-    mask = (position >= first[:, None]) & (position < end[:, None])
     with torch.autocast(device_type=hidden.device.type, enabled=False):
+        hidden = hidden.float()
         if pooling == "masked_matrix":
-            pooled = (hidden.float()[window] * mask[..., None]).flatten(1)
+            position = torch.arange(hidden.shape[1], device=hidden.device)
+            mask = (position >= first[:, None]) & (position < end[:, None])
+            pooled = (hidden[window] * mask[..., None]).flatten(1)
+        elif pooling == "first_last":
+            pooled = torch.cat([hidden[window, first], hidden[window, end - 1]], dim=-1)
         else:
-            # One matrix product with a (S, batch x tokens) membership matrix pools all spans at once. Its scale does not
-            # matter, as the length is set to 1 below: the sum points the way of the mean.
-            member = torch.zeros(len(spans), batch, tokens, device=hidden.device)
-            member[torch.arange(len(spans), device=hidden.device), window] = mask.float()
-            pooled = member.flatten(1) @ hidden.float().reshape(batch * tokens, size)
+            # Every sub-word of every span is a row, and the rows of a span are reduced as one segment. The length is set
+            # to 1 below, so the sum serves as the mean.
+            span = torch.repeat_interleave(torch.arange(len(spans), device=hidden.device), end - first)
+            offset = torch.arange(len(span), device=hidden.device) - ((end - first).cumsum(0) - (end - first))[span]
+            rows = hidden[window[span], first[span] + offset]
+            pooled = rows.new_zeros(len(spans), hidden.shape[-1])
+            if pooling == "max":
+                pooled = pooled.scatter_reduce(0, span[:, None].expand_as(rows), rows, "amax", include_self=False)
+            else:
+                pooled = pooled.index_add(0, span, rows)
         return nn.functional.normalize(pooled, dim=-1)
 
 

@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from .metric_losses import LOSSES
+from .pair_weights import MININGS
+
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
 SAMPLING_STRATEGIES = ("group_by_length", "by_type", "random", "sequential", "batch_rebalance")
+_NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining": "none"}
+"""Options of the choice of pairs of a batch, with the values that change nothing."""
+_OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
+"""Options that only the DBL loss has, with their defaults."""
 
 
 @dataclass
@@ -59,6 +66,7 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     Parameters that control the loss:
         pair_mode: `in_batch` compares all spans of a batch from one forward pass; `sampled` trains on pairs drawn in
             advance as in the paper.
+        loss: `dbl`, or `supcon`, `multi_similarity`, `n_pairs` of `metric_losses` (in mode `in_batch`).
         margin: m of eq. 3.
         positive_weight: weight of the positive pairs in `in_batch`.
         label_smoothing_factor (of TrainingArguments): targets of the log-loss become s / 2 and 1 - s / 2.
@@ -73,6 +81,12 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
         eval_neighbours: k of `eval_neighbour_accuracy`.
         eval_projection: whether each evaluation leaves a picture of the spans in `output_dir`; needs matplotlib.
         greater_is_better (of TrainingArguments): default false for `positive_distance` as it is for losses.
+    Parameters that control which pairs of a batch count how much (see `pair_weights.PairWeighting`):
+        overlap_weight: weight of negative pairs of nested or overlapping spans.
+        same_surface_weight: weight of positive pairs of the same words.
+        mining, mining_margin: `semi_hard` keeps only the negatives a little farther away than a positive.
+
+    An option that the chosen mode or loss cannot honour is an error.
 
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
@@ -89,14 +103,31 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
         default=False, metadata={"help": "Leave a picture of the spans in output_dir at each evaluation."}
     )
 
+    loss: str = field(
+        default="dbl", metadata={"help": "Loss: 'dbl' (eq. 3), 'supcon', 'multi_similarity' or 'n_pairs' (extra 'losses')."}
+    )
+    overlap_weight: float = field(
+        default=1.0, metadata={"help": "Weight of negative pairs of nested or overlapping spans; 0 leaves them out."}
+    )
+    same_surface_weight: float = field(
+        default=1.0, metadata={"help": "Weight of positive pairs of the same words; 0 leaves them out."}
+    )
+    mining: str = field(
+        default="none", metadata={"help": "Negative pairs: all ('none'), or the 'semi_hard' ones of each span by distance."}
+    )
+    mining_margin: float = field(
+        default=0.2, metadata={"help": "How much farther away than a positive a 'semi_hard' negative is at most."}
+    )
+
     def __post_init__(self):
         # The Trainer would take every metric but losses for one that should grow.
         name = self.metric_for_best_model or ""
         if self.greater_is_better is None and name.endswith("positive_distance"):
             self.greater_is_better = False
         super().__post_init__()
-        if self.pair_mode not in PAIR_MODES:
-            raise ValueError(f"pair_mode must be one of {PAIR_MODES}, got {self.pair_mode!r}")
+        for name, known in (("pair_mode", PAIR_MODES), ("loss", LOSSES), ("mining", MININGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if not 0.0 <= self.positive_weight <= 1.0:
             raise ValueError(f"positive_weight must lie in [0, 1], got {self.positive_weight}")
         if self.train_sampling_strategy == "by_type" and self.pair_mode != "in_batch":
@@ -109,6 +140,30 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"eval_neighbours must be at least 1, got {self.eval_neighbours}")
         if self.eval_projection and importlib.util.find_spec("matplotlib") is None:
             raise ValueError('eval_projection needs matplotlib: pip install "runne-coner[analysis]", or leave it out')
+        for name in ("overlap_weight", "same_surface_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0.0 < self.mining_margin < float("inf"):
+            raise ValueError(f"mining_margin must be positive, got {self.mining_margin}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        changed = [f"{name} {getattr(self, name)}" for name, value in _NEUTRAL_WEIGHTS.items() if getattr(self, name) != value]
+        if self.pair_mode == "sampled":
+            changed += [f"loss {self.loss}"] if self.loss != "dbl" else []
+            if changed:
+                raise ValueError(f"pair_mode sampled, the paper's, knows no {', '.join(changed)}; take pair_mode in_batch")
+        if self.loss == "dbl":
+            return
+        foreign = [f"{name} {getattr(self, name)}" for name, value in _OF_DBL.items() if getattr(self, name) != value]
+        foreign += [
+            f"{name} {getattr(self, name)}"
+            for name in ("overlap_weight", "same_surface_weight")
+            if getattr(self, name) not in (0.0, 1.0)
+        ]
+        foreign += ["mining semi_hard"] if self.loss == "n_pairs" and self.mining != "none" else []
+        if foreign:
+            raise ValueError(f"loss {self.loss} cannot honour {', '.join(foreign)}; leave them out, or take loss dbl")
 
 
 @dataclass

@@ -42,6 +42,7 @@ def test_every_option_of_the_recipes_is_in_the_tables():
     own = {item.name for cls in classes for item in fields(cls)}
     own |= {"pair_mode", "margin", "positive_weight", "head_learning_rate", "ce_weight", "dice_weight"}
     own |= {"dice_reduction", "dice_smoothing", "gradient_cache_chunk", "eval_neighbours", "eval_projection"}
+    own |= {"loss", "overlap_weight", "same_surface_weight", "mining", "mining_margin"}
     assert own <= named
 
 

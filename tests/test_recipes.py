@@ -312,6 +312,25 @@ def test_sampled_pairs_of_the_sample(tmp_path, wordpiece_encoder):
     assert "eval_pair_auc" in read(tmp_path / "eval_results.json")
 
 
+def test_flat_corpora_beside_nested_ones(tmp_path, wordpiece_encoder, corpus_folder):
+    """Stage 1 on the sample's kind of corpus and a file of columns with a label set of its own, every option at work."""
+    flat = tmp_path / "flat.conll"
+    flat.write_text(
+        "\n\n".join(f"{name} B-PER\nедет O\nв O\nТомск B-GPE" for name in ("Анна", "Иван", "Ольга")), encoding="utf-8"
+    )
+    argv = ["--dataset", str(corpus_folder), "--eval_split", "dev", "--model_name_or_path", wordpiece_encoder]
+    argv += ["--extra_datasets", str(flat), "--type_mapping", '{"flat": {"PER": "PERSON"}}', "--max_steps", "3"]
+    argv += ["--outside", "negative", "--outside_per_window", "2", "--outside_lengths", "entities", "--projection_size", "8"]
+    argv += ["--overlap_weight", "3", "--same_surface_weight", "0.1", "--mining", "semi_hard", "--mining_margin", "0.3"]
+    argv += ["--output_dir", str(tmp_path / "run"), "--disable_tqdm", "true", "--cpu_threads", "1", "--bf16", "false"]
+    load_recipe("stage1").main(argv)
+    facts = read(tmp_path / "run" / "trainer_state.json")
+    assert facts["global_step"] == 3 and all(np.isfinite(entry["loss"]) for entry in facts["log_history"] if "loss" in entry)
+    # No path of the machine goes into what is published.
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card and "overlap_weight" in card
+
+
 def test_wrong_option_is_one_line(run):
     done = run("stage2.py", "--learning_rte", "1", expected=2)
     assert done.stderr == "error: unknown option --learning_rte; did you mean learning_rate?\n" and done.stdout == ""
@@ -320,8 +339,18 @@ def test_wrong_option_is_one_line(run):
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [
-        ("stage1", ["--span_pooling", "max"], "span_pooling.*'max'"),
+        ("stage1", ["--span_pooling", "last"], "span_pooling.*'last'"),
         ("stage1", ["--pair_mode", "all"], "pair_mode.*'all'"),
+        ("stage1", ["--projection_size", "8", "--span_pooling", "masked_matrix"], "masked_matrix has no fixed width"),
+        ("stage1", ["--outside", "all"], "outside must be one of.*'all'"),
+        ("stage1", ["--outside_per_window", "-1"], "outside_per_window"),
+        ("stage1", ["--outside", "negative", "--pair_mode", "sampled"], "outside must be class or none"),
+        ("stage1", ["--outside", "negative", "--loss", "n_pairs"], "outside must be class or none"),
+        ("stage1", ["--extra_datasets", "sample", "--pair_mode", "sampled"], "leave out extra_datasets"),
+        ("stage1", ["--extra_datasets", "sample", "--loss", "n_pairs"], "leave out extra_datasets"),
+        ("stage1", ["--extra_datasets", "/nowhere"], "/nowhere"),
+        ("stage1", ["--type_mapping", "{"], "type_mapping"),
+        ("stage1", ["--loss", "supcon", "--overlap_weight", "2"], "supcon cannot honour overlap_weight"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
