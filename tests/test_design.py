@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "preprocessing": {"documents", "tagging", "windows"},
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
-    "modeling": {"configuration", "tagging"},
+    "modeling": {"configuration", "onnx_model", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},
