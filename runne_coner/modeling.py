@@ -181,8 +181,11 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As `CoNERPreTrainedModel.from_pretrained`; `transformers.pipeline` gets the export of a folder without weights."""
-        if "_from_pipeline" in kwargs and holds_only_an_export(pretrained_model_name_or_path):
+        """As `CoNERPreTrainedModel.from_pretrained`; a folder that holds nothing but an export gives an `OnnxModel`.
+
+        So the Auto class and the pipeline, which know of one class a model, load exports too.
+        """
+        if holds_only_an_export(pretrained_model_name_or_path):
             return OnnxModel.from_pretrained(pretrained_model_name_or_path)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
