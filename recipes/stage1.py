@@ -17,6 +17,7 @@ from runne_coner.arguments import (
     CardArguments,
     DataArguments,
     EncoderArguments,
+    check_best_metric,
     checkpoint_to_resume,
     load_corpus,
     parse_settings,
@@ -29,7 +30,7 @@ from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import EntityEncoder
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import entity_view, load_tokenizer, lost_entities
-from runne_coner.trainers import ContrastiveTrainer
+from runne_coner.trainers import CONTRASTIVE_METRICS, ContrastiveTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments
 
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "stage1.yaml"
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
     set_seed(training.seed)
     training.use_cpu_threads()
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, training.output_dir)
+    check_best_metric(training.metric_for_best_model, CONTRASTIVE_METRICS)
 
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):

@@ -22,6 +22,8 @@ from .viterbi import BilouViterbiProcessor
 
 EVALUATED_PAIRS = 4096
 """Pairs of spans that stage 1 looks at in each evaluation batch, half of them of one type where there are so many."""
+CONTRASTIVE_METRICS = ("loss", "pair_auc", "positive_distance", "negative_distance")
+"""What an evaluation of stage 1 gives; `metric_for_best_model` is one of them."""
 
 
 class _SpanTrainer(Trainer):
