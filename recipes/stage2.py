@@ -18,6 +18,7 @@ from runne_coner.arguments import (
     CardArguments,
     DataArguments,
     EncoderArguments,
+    check_best_metric,
     checkpoint_to_resume,
     load_corpus,
     parse_settings,
@@ -26,7 +27,7 @@ from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import CoNERConfig
 from runne_coner.encoders import resolve_encoder
-from runne_coner.metrics import make_compute_metrics
+from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
@@ -78,6 +79,8 @@ def main(argv: list[str]) -> None:
         encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
         tokenizer = load_tokenizer(encoder, **network.hub_options())
         types, levels = corpus.entity_types, network.levels
+        scores = metric_names(corpus.evaluation, types, corpus.few_shot_types)
+        check_best_metric(training.metric_for_best_model, ["loss", "ce_loss", "dice_loss", *scores])
         train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
         report_lost_entities(train, corpus.train, "training")
         evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)

@@ -13,13 +13,11 @@ __version__ = "0.1.0"
 
 # transformers itself is lazy: importing it is quick, its Auto classes and pipelines take seconds. They are waited for, so that
 # `import runne_coner` stays quick as well. The modules do not register themselves, as saved models carry copies of them.
-
-
-# Each class is registered when its own module is complete, which may itself be what imports transformers' one.
+# A module of ours that itself imports what is waited for is registered when it is complete.
 
 
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
-def _import_config(_) -> None:
+def _import_configuration(_) -> None:
     importlib.import_module(".configuration", __name__)
 
 
@@ -31,7 +29,7 @@ def _register_config(ours) -> None:
 
 
 @wrapt.when_imported("transformers.models.auto.modeling_auto")
-def _import_model(_) -> None:
+def _import_modeling(_) -> None:
     importlib.import_module(".modeling", __name__)
 
 

@@ -2,7 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -142,7 +143,11 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
         train, evaluation = parts["train"], parts["test"]
     if arguments.max_documents is not None:
         train, evaluation = (part.take(min(arguments.max_documents, len(part))) for part in (train, evaluation))
-    types = arguments.entity_types or load_entity_types(arguments.dataset, loaded)
+    types = load_entity_types(arguments.dataset, loaded)
+    if arguments.entity_types is not None:
+        types = _chosen_types(arguments.entity_types, types)
+        train = _of_types(train, types, "training")
+        evaluation = _of_types(evaluation, types, "evaluation")
     few_shot = arguments.few_shot_types
     if few_shot is None:
         few_shot = [name for name in FEW_SHOT_TYPES if set(FEW_SHOT_TYPES) <= set(types)]
@@ -181,6 +186,39 @@ def load_corpora(arguments: DataArguments, extra: Sequence[str], type_mapping: s
     merged = merge_corpora(parts, corpus.evaluation, mapping)
     few_shot = [name for name in corpus.few_shot_types if name in merged.entity_types]
     return Corpus(merged.documents, merged.evaluation, merged.entity_types, few_shot, merged.annotated)
+
+
+def _chosen_types(chosen: list[str], known: list[str]) -> list[str]:
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"entity_types: the training corpus has no type {name}; it has {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
+
+
+def _of_types(documents: Dataset, types: list[str], role: str) -> Dataset:
+    """The documents without the entities of other types, which are counted in a message."""
+    left_out = Counter(entity["type"] for found in documents["entities"][:] for entity in found if entity["type"] not in types)
+    if not left_out:
+        return documents
+    counts = ", ".join(f"{name} {count}" for name, count in left_out.most_common())
+    print(f"{role} documents: left out {left_out.total()} entities of types that are not among entity_types: {counts}")
+    return documents.map(
+        lambda row: {"entities": [entity for entity in row["entities"] if entity["type"] in types]},
+        features=documents.features,
+        load_from_cache_file=False,
+        desc=f"entities of {len(types)} types",
+    )
+
+
+def check_best_metric(name: str | None, known: Iterable[str]) -> None:
+    """Refuse, before hours of training, a `metric_for_best_model` that no evaluation will give.
+
+    Raises:
+        UsageError: it is not among the known names (with or without `eval_` before it).
+    """
+    names = list(known)
+    if name is not None and name.removeprefix("eval_") not in names:
+        raise UsageError(f"metric_for_best_model {name} is none of the metrics of this stage: {', '.join(names)}")
 
 
 def parse_settings(argv: Sequence[str], classes: Sequence[type], default_config: Path, description: str) -> list:

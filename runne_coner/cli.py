@@ -12,6 +12,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from .arguments import UsageError
+from .configuration import ModelError
 from .documents import (
     CorpusError,
     Document,
@@ -29,7 +30,7 @@ from .metric_losses import MissingLibraryError
 from .metrics import ScoreError, score_documents, score_table
 from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from .outputs import write_bilou, write_html
-from .pipeline import ModelError, NestedNerPipeline, load_pipeline
+from .pipeline import NestedNerPipeline, load_pipeline
 from .preprocessing import ViewError, lost_entities
 from .span_metrics import SpanMetricError
 

@@ -6,6 +6,16 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .tagging import TAGS, head_names
 
 SPAN_POOLINGS = ("mean", "max", "first_last", "masked_matrix")
+FORMAT_VERSION = 1
+"""Version of what a saved model means; raised when an older package would read a newer model wrongly."""
+
+
+class ModelError(Exception):
+    """A folder or Hub id that is no usable CoNER model; the message says what is missing or wrong.
+
+    Neither a ValueError nor an OSError: `transformers.pipeline` takes those for a reason to try other classes, and buries
+    the message under all their tracebacks.
+    """
 
 
 class CoNERConfig(PreTrainedConfig):
@@ -29,7 +39,10 @@ class CoNERConfig(PreTrainedConfig):
     Parameters of decoding:
         transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
 
+    `format_version` is `FORMAT_VERSION`; a model saved by a package with another one is refused.
+
     Raises:
+        ModelError: `format_version` is not the one that this package reads.
         ValueError: a type is given twice, a few-shot type is unknown, or a number is out of range.
     """
 
@@ -46,8 +59,14 @@ class CoNERConfig(PreTrainedConfig):
     max_sentences: int = 1
     stride: int = 32
     transition_priors: list | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        if self.format_version != FORMAT_VERSION:
+            raise ModelError(
+                f"config.json: format_version {self.format_version!r} is unknown; this version of runne-coner reads"
+                f" {FORMAT_VERSION}. Install the version that the model was saved with, or a newer one"
+            )
         if isinstance(self.encoder, dict):
             self.encoder = AutoConfig.for_model(**self.encoder)
         self.entity_types = list(self.entity_types or [])

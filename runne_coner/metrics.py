@@ -223,6 +223,13 @@ def make_compute_metrics(
     return compute_metrics
 
 
+def metric_names(documents: datasets.Dataset, entity_types: Sequence[str], few_shot_types: Sequence[str]) -> list[str]:
+    """The names of all scores that `make_compute_metrics` gives for these documents; arguments as there."""
+    empty = [Document(row["id"], "") for row in documents]
+    scores = score_documents([from_row(row) for row in documents], empty, entity_types, few_shot_types)
+    return [*flat_scores(scores), "seqeval_micro_f1", "seqeval_macro_f1"]
+
+
 def flat_scores(scores: Mapping) -> dict[str, float]:
     """The figures of `score_documents` under one-word names, for logs and model selection."""
     flat = {f"micro_{key}": scores["micro"][key] for key in ("precision", "recall", "f1")}

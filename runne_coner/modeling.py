@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_MAPPING,
@@ -16,8 +17,9 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
-from .configuration import CoNERConfig
+from .configuration import CoNERConfig, ModelError
 from .gradient_cache import embed_in_chunks
+from .onnx_model import OnnxModel, holds_only_an_export
 from .tagging import NUM_TAGS
 
 
@@ -32,6 +34,31 @@ class CoNERPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # The losses are means over the batch; the Trainer itself divides by the gradient accumulation steps.
     accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As `PreTrainedModel.from_pretrained`, of safetensors only; a model that is not whole is refused.
+
+        Raises:
+            ModelError: the weights are damaged, do not fit the configuration, or some are missing (transformers would draw
+                those at random).
+        """
+        name = pretrained_model_name_or_path
+        try:
+            model, found = super().from_pretrained(name, *args, output_loading_info=True, **{"use_safetensors": True, **kwargs})
+        except SafetensorError as error:
+            raise ModelError(f"{name}: the weights (model.safetensors) are damaged: {error}; get the file again") from error
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise ModelError(f"{name}: the weights (model.safetensors) do not fit config.json: {error}") from error
+        # A state dictionary or a configuration may be given in place of a folder; then nothing is expected of files.
+        if missing := sorted(found["missing_keys"]):
+            raise ModelError(
+                f"{name}: model.safetensors lacks {len(missing)} weights of {cls.__name__} ({', '.join(missing[:3])});"
+                " give a folder that stage 2 wrote, or get the file again"
+            )
+        return (model, found) if output_loading_info else model
 
     @classmethod
     def from_encoder(cls, name_or_path: str, config: CoNERConfig, **kwargs):
@@ -181,6 +208,16 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.heads) * NUM_TAGS)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As `CoNERPreTrainedModel.from_pretrained`; a folder that holds nothing but an export gives an `OnnxModel`.
+
+        So the Auto class and the pipeline, which know of one class a model, load exports too.
+        """
+        if holds_only_an_export(pretrained_model_name_or_path):
+            return OnnxModel.from_pretrained(pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def set_head_bias(self, tag_counts: np.ndarray) -> None:

@@ -115,13 +115,17 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     return tokenized
 
 
+_CASES = np.array([MIDDLE, LAST, FIRST, WHOLE], dtype=np.int8)
+"""Case of a sub-word by whether it is the first (2) and the last (1) of its word."""
+
+
 def subword_cases(word_ids: np.ndarray) -> np.ndarray:
     """Case (WHOLE, FIRST, MIDDLE, LAST) of each sub-word from the word indices `(tokens,)`; int8."""
     first = np.ones(len(word_ids), dtype=bool)
     first[1:] = word_ids[1:] != word_ids[:-1]
     last = np.ones(len(word_ids), dtype=bool)
     last[:-1] = first[1:]
-    return np.select([first & last, first, last], [WHOLE, FIRST, LAST], MIDDLE).astype(np.int8)
+    return _CASES[2 * first + last]
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -192,16 +196,23 @@ class _WindowMaker:
         """Columns of one window; character offsets of special tokens are 0."""
         words = self.words(text, window)
         low = np.searchsorted(text.word_ids, window.first)
-        ids = text.input_ids[low : low + len(words)]
-        frame = (len(self.before), len(self.after))
+        length = len(self.before) + len(words) + len(self.after)
+        inside = slice(len(self.before), len(self.before) + len(words))
+        # Filled in place: `np.pad` took a third of the time of everything before the encoder.
+        ids = np.empty(length, dtype=np.int32)
+        ids[: inside.start], ids[inside], ids[inside.stop :] = self.before, text.input_ids[low : low + len(words)], self.after
+        cases = np.full(length, SPECIAL, dtype=np.int8)
+        cases[inside] = subword_cases(words)
+        offsets = np.zeros((2, length), dtype=np.int32)
+        offsets[:, inside] = text.word_offsets[words].T
         core = text.word_offsets[window.core_first : window.core_end]
         return {
-            "input_ids": np.concatenate([self.before, ids, self.after]).astype(np.int32),
-            "subword_cases": np.pad(subword_cases(words), frame, constant_values=SPECIAL),
-            "word_starts": np.pad(text.word_offsets[words, 0], frame).astype(np.int32),
-            "word_ends": np.pad(text.word_offsets[words, 1], frame).astype(np.int32),
+            "input_ids": ids,
+            "subword_cases": cases,
+            "word_starts": offsets[0],
+            "word_ends": offsets[1],
             "core": np.array([core[0, 0], core[-1, 1]] if len(core) else [0, 0], dtype=np.int32),
-            "length": len(ids) + sum(frame),
+            "length": length,
         }
 
     def token_span(self, text: TokenizedText, window: Window, first: int, end: int) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """Training arguments of both stages: `transformers.TrainingArguments` with the knobs of the method."""
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -42,6 +43,15 @@ class _SpanTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
+        # NaN and infinity are numbers to the parser, and would show only as a loss of NaN after the first step.
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "label_smoothing_factor", *self._finite()):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
+        if not 0.0 <= self.label_smoothing_factor < 1.0:
+            raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collators read columns that forward() does not")
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
@@ -50,6 +60,11 @@ class _SpanTrainingArguments(TrainingArguments):
             )
         if self.cpu_threads < 0:
             raise ValueError(f"cpu_threads must be 0 (all cores) or more, got {self.cpu_threads}")
+
+    @staticmethod
+    def _finite() -> tuple[str, ...]:
+        """Settings of the stage that must be finite numbers."""
+        return ()
 
     def use_cpu_threads(self) -> None:
         """Give a process that trains on the CPU its threads; `accelerate launch` would leave it a single one."""
@@ -118,6 +133,10 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     mining_margin: float = field(
         default=0.2, metadata={"help": "How much farther away than a positive a 'semi_hard' negative is at most."}
     )
+
+    @staticmethod
+    def _finite() -> tuple[str, ...]:
+        return ("margin", "positive_weight")
 
     def __post_init__(self):
         # The Trainer would take every metric but losses for one that should grow.
@@ -190,6 +209,10 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     dice_reduction: str = field(default="token", metadata={"help": "Dice per 'token' or over the 'batch'."})
     head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
 
+    @staticmethod
+    def _finite() -> tuple[str, ...]:
+        return ("ce_weight", "dice_weight", "dice_smoothing", "head_learning_rate")
+
     def __post_init__(self):
         super().__post_init__()
         if self.train_sampling_strategy == "by_type":
@@ -200,3 +223,5 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight} must be >= 0 and not both 0")
         if self.dice_smoothing <= 0:
             raise ValueError(f"dice_smoothing must be positive, got {self.dice_smoothing}")
+        if self.head_learning_rate < 0:
+            raise ValueError(f"head_learning_rate must not be negative, got {self.head_learning_rate}")

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "collators": {"preprocessing", "tagging"},
     "gradient_cache": set(),
     "gathering": set(),
-    "modeling": {"configuration", "gradient_cache", "tagging"},
+    "modeling": {"configuration", "gradient_cache", "onnx_model", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},
@@ -128,6 +128,21 @@ def test_the_allowed_imports_have_no_cycle():
 def test_the_package_imports_nothing_of_recipes_tests_or_benchmarks():
     for module in MODULES:
         assert not imported_roots(PACKAGE / f"{module}.py") & {"recipes", "tests", "benchmarks", "pytest", "hypothesis"}
+
+
+def test_any_module_may_be_imported_first():
+    """Registration waits for modules that are being imported, and takes place all the same."""
+    code = (
+        "import runne_coner.{} as module, transformers, runne_coner;"
+        "auto = transformers.AutoModelForTokenClassification;"
+        "assert auto._model_mapping[runne_coner.CoNERConfig] is runne_coner.CoNERForTokenClassification"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code.format(name)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for name in ("configuration", "modeling", "pipeline")
+    ]
+    for process in started:
+        assert process.communicate(timeout=300)[1] == "" and process.returncode == 0
 
 
 def test_imports_are_seen_in_every_spelling(tmp_path):

@@ -173,6 +173,21 @@ def test_corpus_with_held_out_documents(corpus_folder):
     assert corpus.few_shot_types == ["DISEASE"]
 
 
+def test_other_types_are_left_out_and_counted(corpus_folder, capsys):
+    whole = load_corpus(DataArguments(str(corpus_folder), eval_split="dev"), seed=1)
+    capsys.readouterr()
+    wanted = ["CITY", "PERSON", "CITY"]
+    corpus = load_corpus(DataArguments(str(corpus_folder), eval_split="dev", entity_types=wanted), seed=1)
+    assert corpus.entity_types == ["CITY", "PERSON"]
+    printed = capsys.readouterr().out
+    for role, part, before in (("training", corpus.train, whole.train), ("evaluation", corpus.evaluation, whole.evaluation)):
+        assert part["text"][:] == before["text"][:]
+        kept = [[entity for entity in row if entity["type"] in wanted] for row in before["entities"]]
+        assert part["entities"][:] == kept
+        left_out = sum(len(row) for row in before["entities"]) - sum(map(len, kept))
+        assert f"{role} documents: left out {left_out} entities" in printed and "ORGANIZATION" in printed
+
+
 def test_the_sample_has_the_few_shot_types_of_the_task():
     corpus = load_corpus(DataArguments("sample", eval_split="test", max_documents=3), seed=1)
     assert len(corpus.train) == len(corpus.evaluation) == 3
@@ -186,6 +201,7 @@ def test_the_sample_has_the_few_shot_types_of_the_task():
         ({"eval_fraction": 1.0}, UsageError, "eval_fraction 1.0 of 30"),
         ({"eval_dataset": "sample"}, UsageError, "needs eval_split"),
         ({"eval_split": "dev", "few_shot_types": ["DRAGON"]}, UsageError, "DRAGON"),
+        ({"eval_split": "dev", "entity_types": ["CITY", "DRAGON"]}, UsageError, "no type DRAGON; it has .*CITY"),
         ({"eval_split": "test"}, CorpusError, "no split 'test'"),
         ({"train_split": "dreams"}, CorpusError, "no split 'dreams'"),
     ],
@@ -356,7 +372,18 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
         ("stage2", ["--max_length", "161"], "max_length 161"),
-        ("stage2", ["--entity_types", "PERSON"], "has entities of the types"),
+        ("stage1", ["--margin", "nan"], "margin must be a finite number, got nan"),
+        ("stage1", ["--margin", "inf"], "margin must be a finite number, got inf"),
+        ("stage1", ["--learning_rate", "nan"], "learning_rate must be a finite number"),
+        ("stage1", ["--label_smoothing_factor", "1"], "label_smoothing_factor must lie in"),
+        ("stage1", ["--metric_for_best_model", "micro_f1"], "metric_for_best_model micro_f1 .*pair_auc"),
+        ("stage2", ["--ce_weight", "inf"], "ce_weight must be a finite number"),
+        ("stage2", ["--dice_smoothing", "nan"], "dice_smoothing must be a finite number"),
+        ("stage2", ["--head_learning_rate", "nan"], "head_learning_rate must be a finite number"),
+        ("stage2", ["--head_learning_rate", "-1"], "head_learning_rate must not be negative"),
+        ("stage2", ["--head_dropout", "nan"], "head_dropout"),
+        ("stage2", ["--metric_for_best_model", "macro"], "metric_for_best_model macro .*macro_f1.*f1_CITY"),
+        ("stage2", ["--entity_types", "DRAGON"], "no type DRAGON"),
         ("stage2", ["--few_shot_types", "DRAGON"], "DRAGON"),
         ("stage2", ["--dataset", "/nowhere"], "/nowhere"),
         ("stage2", ["--model_name_or_path", "/nowhere"], "/nowhere"),
