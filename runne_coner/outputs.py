@@ -268,7 +268,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e
 LINES = ("solid", "double", "dashed")
 """The second mark of a type, for types that share a colour and for print in black."""
 
-_STYLE = """<style>
+HTML_STYLE = """\
 .rc-text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;text-align:start;line-height:1.7;background:#fff;
 color:#111;padding:.2em .4em}
 .rc-word{white-space:pre}
@@ -283,8 +283,9 @@ break-inside:avoid}
 .rc-box>i.rc-over{width:0;min-width:100%;box-sizing:border-box}
 .rc-box>i.rc-last{margin-inline-end:2px}
 .rc-box>i::after{content:attr(data-type);color:#111}
-</style>
 """
+"""The CSS of `render_html`, for pages that bring it once themselves."""
+_STYLE = f"<style>\n{HTML_STYLE}</style>\n"
 # Only what stands in the text is text: labels are generated content, so that copying a passage gives the passage. Words of
 # entities are boxes that grow with their labels (or, rc-over, the label runs on under the next words of its entity), so that
 # labels never cover each other and lines never touch; the bars are borders, which browsers print even where they leave out
@@ -307,7 +308,7 @@ _PIECE = re.compile(rf"[{_BREAK}]+|\S+|[^\S{_BREAK}]+")
 _BOXED_PIECE = re.compile(rf"[{_BREAK}]+|\S+[^\S{_BREAK}]*|[^\S{_BREAK}]+")
 
 
-def render_html(text: str, entities: Found, page: bool = False, *, displacy: bool = False) -> str:
+def render_html(text: str, entities: Found, page: bool = False, *, style: bool = True, displacy: bool = False) -> str:
     """The text with its entities as stacked underlines, outer ones above, for notebooks, reports and print.
 
     An HTML fragment (or a page) that needs no script and no network and shows the text as it is, line breaks, tabs and
@@ -316,6 +317,7 @@ def render_html(text: str, entities: Found, page: bool = False, *, displacy: boo
 
     Args:
         page: a whole HTML file instead of a fragment.
+        style: False leaves the style out of a fragment, for pages that hold `HTML_STYLE` already.
         displacy: let displaCy draw it (style `span`), with the colours of this module. Not the default even where spaCy is
             installed: it stacks nested entities rightly, but puts a blank after every word, drops line breaks, and prints the
             labels of short neighbours ("США РФ") over each other.
@@ -325,7 +327,7 @@ def render_html(text: str, entities: Found, page: bool = False, *, displacy: boo
     mentions = _mentions(text, entities)
     if displacy:
         return _displacy(text, mentions, page)
-    fragment = _STYLE + _fragment(text, mentions)
+    fragment = (_STYLE if style or page else "") + _fragment(text, mentions)
     return _PAGE.format(title="Named entities", content=fragment) if page else fragment
 
 

@@ -52,6 +52,11 @@ MAY_IMPORT = {
     },
     "export": {"pipeline", "onnx_model", "preprocessing", "documents", "nerel", "tagging"},
     "analysis": {"modeling", "preprocessing", "metrics"},
+    "taxonomy": {"documents", "metrics", "preprocessing"},
+    "consistency": {"documents", "preprocessing"},
+    "report": set(),
+    "examples": {"consistency", "documents", "outputs", "report", "taxonomy"},
+    "errors": {"consistency", "documents", "examples", "metrics", "report", "taxonomy"},
     "outputs": {"documents", "preprocessing", "tagging", "files"},
 }
 """Local modules that each module may import (ARCHITECTURE, "Who may import whom")."""
