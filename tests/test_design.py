@@ -51,7 +51,11 @@ MAY_IMPORT = {
         "configuration",
     },
     "export": {"pipeline", "onnx_model", "preprocessing", "documents", "nerel", "tagging"},
-    "analysis": {"modeling", "preprocessing", "metrics"},
+    "significance": {"documents", "metrics"},
+    "embeddings": {
+        *("collators", "configuration", "documents", "modeling", "preprocessing", "tagging", "windows"),
+    },
+    "analysis": {"consistency", "embeddings", "errors", "report", "significance", "silhouette", "taxonomy"},
     "taxonomy": {"documents", "metrics", "preprocessing"},
     "consistency": {"documents", "preprocessing"},
     "report": set(),
