@@ -5,6 +5,7 @@ The counting is in `taxonomy` and `consistency`, the errors one by one in `examp
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .consistency import Labellings, Words, inconsistent_surfaces, words_of
@@ -155,14 +156,16 @@ def _splits(
     by_type = table(
         "By type", "type", lambda mention: mention.type, entity_types, "by_type", f"Support: mentions in the {where}."
     )
-    marked = [[f"{row[0]}*" if row[0] in few_shot else row[0], support[row[0]], *row[1:]] for row in by_type.rows]
-    note = by_type.note + (" * few-shot type." if few_shot else "")
-    by_type = Table(by_type.title, [by_type.columns[0], "support", *by_type.columns[1:]], marked, note, by_type.key)
+    by_type = replace(
+        by_type,
+        columns=["type", "few-shot", "support", *by_type.columns[1:]],
+        rows=[[name, "*" if name in few_shot else "", support[name], *row] for name, *row in by_type.rows],
+    )
     bins = [binned(border, SUPPORT_BORDERS) for border in SUPPORT_BORDERS]
     lengths = [binned(border, LENGTH_BORDERS) for border in LENGTH_BORDERS]
     parts = [
         "An outcome counts under its gold span, a spurious one under its predicted span. A number that is a link leads to"
-        " the first such error among those shown.",
+        " the first such error among those shown. Groups without any span are left out.",
         by_type,
         table(
             f"By support: mentions of the type in the {where}",
@@ -195,6 +198,8 @@ def _split_table(outcomes, title, name, group_of, groups, shown, key, note) -> T
     tallies = split_outcomes(outcomes, group_of, groups)
     rows = []
     for group, tally in tallies.items():
+        if not tally.gold and not tally.predicted:
+            continue
         counts = [
             shown.linked(
                 tally.kinds[kind],

@@ -68,8 +68,8 @@ def example_section(
     return shown.section(
         title,
         [
-            f"{len(rows)} errors, chosen so that frequent ones are seen often and rare ones at all: they are grouped by kind,"
-            " gold and predicted type; each group gets places by its size (Sainte-Laguë); within a group, different texts"
+            f"{len(rows)} errors, chosen so that frequent ones are seen often and rare ones at all: the kinds take turns;"
+            " within a kind, groups of equal types get places by their sizes (Sainte-Laguë); within a group, different texts"
             " come first, those that recur most before others. All entities of the passage are drawn, outer ones above.",
             Table(
                 "The errors shown",

@@ -21,6 +21,8 @@ from typing import Any
 
 MARKDOWN, PAGE, DATA, FIGURES = "report.md", "report.html", "report.json", "figures"
 """The names in a report's folder; `FIGURES` is a folder of PNG and SVG files."""
+WIDE = 15
+"""Tables with so many columns of numbers have their names upright."""
 
 
 class ReportError(ValueError):
@@ -212,7 +214,7 @@ _STYLE = """
 @media screen and (prefers-color-scheme:dark){:root{--fg:#e6e6e6;--bg:#16181b;--soft:#a8adb3;--line:#42474d;--head:#23272c;
 --link:#7ab8ff}}
 @media print{:root{color-scheme:light}}
-body{font:16px/1.55 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:68em;margin:1.5em auto;padding:0 1em}
+body{font:16px/1.55 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:72em;margin:1.5em auto;padding:0 1em}
 h1{font-size:1.7em;line-height:1.2}h2{font-size:1.3em;margin:2.2em 0 .6em;border-bottom:1px solid var(--line)}
 h3{font-size:1em;margin:1.6em 0 .4em}a{color:var(--link)}:target{scroll-margin-top:1em}
 nav ul{columns:18em;padding-left:1.2em}
@@ -220,7 +222,9 @@ nav ul{columns:18em;padding-left:1.2em}
 caption{text-align:start;font-weight:600;padding:.2em 0 .4em;white-space:nowrap}
 th,td{padding:.22em .6em;border-bottom:1px solid var(--line);text-align:start;vertical-align:top}
 thead th{background:var(--head);vertical-align:bottom}tbody th{font-weight:500}
-.n{text-align:end;white-space:nowrap}.note{color:var(--soft);font-size:.9em;margin:.2em 0 1.4em}
+.n{text-align:end;white-space:nowrap}.zero{color:var(--soft);opacity:.6}
+.wide thead th.n{writing-mode:vertical-rl;text-align:start;transform:rotate(180deg);padding:.6em .2em}
+.wide td{padding-inline:.45em}.note{color:var(--soft);font-size:.9em;margin:.2em 0 1.4em}
 figure{margin:1.4em 0}figure img{max-width:100%;height:auto;background:#fff}figcaption{font-weight:600}
 @media print{body{font-size:10pt;max-width:none;margin:0}nav{display:none}.table{overflow:visible}table{font-size:8pt}
 thead{display:table-header-group}tr,figure{break-inside:avoid}h2,h3,caption{break-after:avoid}a{color:inherit;
@@ -276,14 +280,25 @@ def _html_table(table: Table) -> str:
     head = "".join(f'<th scope="col"{mark}>{html.escape(name)}</th>' for name, mark in zip(table.columns, classes, strict=True))
     lines = []
     for first, *others in table.rows:
-        cells = "".join(f"<td{mark}>{_html_cell(value)}</td>" for value, mark in zip(others, classes[1:], strict=True))
+        cells = "".join(_html_data_cell(value, mark) for value, mark in zip(others, classes[1:], strict=True))
         lines.append(f'<tr><th scope="row"{classes[0]}>{_html_cell(first)}</th>{cells}</tr>')
     title = html.escape(table.title)
+    # Names of many columns stand upright, so that their numbers fit.
+    wide = ' class="wide"' if sum(numeric) >= WIDE else ""
     note = f'\n<p class="note">{html.escape(table.note)}</p>' if table.note else ""
     # A region that scrolls must be reachable by keyboard.
     return (
-        f'<div class="table" role="region" aria-label="{title}" tabindex="0"><table><caption>{title}</caption>\n'
+        f'<div class="table" role="region" aria-label="{title}" tabindex="0"><table{wide}><caption>{title}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + f"\n</tbody></table></div>{note}"
+    )
+
+
+def _html_data_cell(value: Cell, numeric: str) -> str:
+    # Zeros are pale: what is there stands out.
+    return (
+        '<td class="n zero">0</td>'
+        if numeric and value == 0 and not isinstance(value, (bool, float))
+        else (f"<td{numeric}>{_html_cell(value)}</td>")
     )
 
 

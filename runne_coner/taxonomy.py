@@ -16,6 +16,7 @@ pairing is an assignment problem, solved exactly (`scipy.optimize.linear_sum_ass
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -261,29 +262,30 @@ def confusion_matrix(outcomes: Iterable[Outcome]) -> Counter:
 
 
 def instructive_errors(outcomes: Iterable[Outcome], limit: int = 50) -> list[Outcome]:
-    """A sample of the errors that shows the frequent kinds often and the rare ones too.
+    """A sample of the errors that shows the frequent ones often and the rare ones too.
 
-    Errors are grouped by kind, gold type and predicted type. Places are given to the groups by their sizes (Sainte-Lague: the
-    next one to the largest size / (2 * places so far + 1), the first group on a tie). Within a group, errors with different
-    texts come first, those whose text recurs most in the group before others.
+    The kinds take turns as long as they have errors left. Within a kind, errors are grouped by gold and predicted type, and the
+    turn goes to the group with the largest size / (2 * turns so far + 1) (Sainte-Lague), the first one on a tie. Within a
+    group, errors with different texts come first, those whose text recurs most in the group before others.
 
     Returns:
         At most `limit` outcomes, by kind and, within a kind, in the order of `outcomes`.
     """
-    groups: dict[tuple, list[tuple[int, Outcome]]] = {}
+    groups: dict[str, dict[tuple, list[tuple[int, Outcome]]]] = {kind: {} for kind in KINDS if kind != "correct"}
     for position, outcome in enumerate(outcomes):
         if outcome.kind != "correct":
             types = tuple(mention and mention.type for mention in (outcome.gold, outcome.predicted))
-            groups.setdefault((outcome.kind, *types), []).append((position, outcome))
-    queues = {key: _varied(group) for key, group in groups.items()}
-    taken: Counter = Counter()
-    chosen: list[tuple[int, Outcome]] = []
-    while len(chosen) < limit and (open_groups := [key for key in queues if taken[key] < len(queues[key])]):
-        key = max(open_groups, key=lambda key: len(queues[key]) / (2 * taken[key] + 1))
-        chosen.append(queues[key][taken[key]])
-        taken[key] += 1
-    chosen.sort(key=lambda item: (KINDS.index(item[1].kind), item[0]))
+            groups[outcome.kind].setdefault(types, []).append((position, outcome))
+    queues = [_proportional(list(map(_varied, of_kind.values()))) for of_kind in groups.values()]
+    turns = [item for turn in zip_longest(*queues) for item in turn if item is not None]
+    chosen = sorted(turns[:limit], key=lambda item: (KINDS.index(item[1].kind), item[0]))
     return [outcome for _, outcome in chosen]
+
+
+def _proportional(groups: list[list]) -> list:
+    """The items of all groups in an order of which every beginning holds each group in proportion to its size."""
+    turns = [(-len(group) / (2 * turn + 1), number, turn) for number, group in enumerate(groups) for turn in range(len(group))]
+    return [groups[number][turn] for _, number, turn in sorted(turns)]
 
 
 def _varied(group: list[tuple[int, Outcome]]) -> list[tuple[int, Outcome]]:
