@@ -15,13 +15,15 @@ A cell of the grid is a run of recipes/stage1.py and recipes/stage2.py under one
 and lies in `output_dir`/ENCODER/SCHEME/seed-SEED: stage1.yaml and stage2.yaml (the settings that ran), log.txt, metrics.json,
 predictions.jsonl and references.jsonl of the evaluated split, and the models. Finished cells are skipped, interrupted ones go
 on from their last checkpoint, failed ones are reported and tried again by the next start. Seeds are the outermost loop, so
-that whatever stops the grid leaves whole seeds.
+that whatever stops the grid leaves whole seeds. At the end, `output_dir`/report holds tables 1-3, figure 3, learning curves
+and an error analysis of what is finished; `--report_only true` makes it again.
 
 `accelerate launch` may start several processes: the first one runs the grid and starts as many for every stage (by torchrun,
 with the settings that `accelerate` put into the environment); the others end at once.
 """
 
 import contextlib
+import difflib
 import fcntl
 import json
 import os
@@ -41,9 +43,12 @@ from tqdm import tqdm
 from runne_coner.arguments import DataArguments, UsageError, load_corpus, parse_settings
 from runne_coner.cli import exit_on_input_error, predict_documents
 from runne_coner.documents import from_row, write_runne
+from runne_coner.experiment import ReportSettings, Run, experiment_sections
 from runne_coner.files import write_text
 from runne_coner.metrics import score_documents
 from runne_coner.pipeline import load_pipeline
+from runne_coner.report import check_report_folder, write_report
+from runne_coner.word_spaces import SpaceSettings
 
 OF_THE_LAUNCHER = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "GROUP_WORLD_SIZE"),
@@ -225,6 +230,50 @@ def _summary(metrics: dict) -> str:
     return "F1 " + ", ".join(f"{name} {row['f1']:.4f}" for name, row in parts.items() if row is not None)
 
 
+# -- The report ---------------------------------------------------------------------------------------------------------
+
+
+def check_report(cells: list[Cell], settings: ExperimentArguments) -> None:
+    """Refuse settings of the report before anything runs.
+
+    Raises:
+        UsageError, report.ReportError
+    """
+    names = [cell.name for cell in cells]
+    for name in settings.error_cells or ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UsageError(f"error_cells: there is no cell {name!r}{f'; did you mean {near[0]}?' if near else f': {names}'}")
+    if settings.report_only and not any(cell.metrics.exists() for cell in cells):
+        raise UsageError(f"{settings.output_dir} holds no finished cell of this grid: run it without report_only first")
+    check_report_folder(Path(settings.output_dir) / "report")
+
+
+def make_report(cells: list[Cell], settings: ExperimentArguments, data: DataArguments) -> None:
+    """Write the report on the cells that are finished, if there are any."""
+    runs = [Run(cell.encoder, cell.scheme, cell.seed, cell.folder, cell.name) for cell in cells]
+    first = next((run for run in runs if run.finished), None)
+    if first is None:
+        print("no cell is finished, so there is no report yet")
+        return
+    types = first.metrics["entity_types"]
+    if settings.figure_type is not None and settings.figure_type not in types:
+        raise UsageError(f"figure_type {settings.figure_type!r} is not among the types {types}")
+    training = training_arguments("stage2", cells[0].stages["stage2"])
+    training.use_cpu_threads()
+    documents = [from_row(row) for row in load_corpus(data, first.seed).train]
+    spaces = SpaceSettings(
+        data.windows, settings.figure_type, settings.figure_words, settings.encoder_cache, training.per_device_eval_batch_size
+    )
+    report = ReportSettings(documents, spaces, settings.error_cells, settings.resamples)
+    sections, content = experiment_sections(runs, report)
+    page = write_report(Path(settings.output_dir) / "report", "CoNER against standard NER", sections, content)
+    print(f"the report lies in {page}")
+
+
+# -- Start --------------------------------------------------------------------------------------------------------------
+
+
 def take_over_processes() -> int:
     """How many processes were launched for the experiment, if this is the first of them; the others end here.
 
@@ -246,8 +295,12 @@ def main(argv: list[str]) -> None:
     # Ended by a signal, the experiment ends its running stage too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     cells = make_grid(settings, data, config_path(argv))
-    check_grid(cells)
-    failures = run_grid(cells, data, processes, settings.max_hours)
+    check_report(cells, settings)
+    failures = []
+    if not settings.report_only:
+        check_grid(cells)
+        failures = run_grid(cells, data, processes, settings.max_hours)
+    make_report(cells, settings, data)
     if failures:
         print(f"{len(failures)} of {len(cells)} cells failed; start again to try them once more:", file=sys.stderr)
         for failure in failures:

@@ -14,6 +14,7 @@ import yaml
 
 from runne_coner.arguments import CardArguments, DataArguments, UsageError, parse_settings
 from runne_coner.files import write_text
+from runne_coner.significance import RESAMPLES
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "experiment.yaml"
@@ -60,6 +61,16 @@ class ExperimentArguments:
         default=None, metadata={"help": "Folder in which e5-small-ru is kept; by default the user's cache."}
     )
     max_hours: float | None = field(default=None, metadata={"help": "Start no cell after so many hours."})
+    report_only: bool = field(default=False, metadata={"help": "Run nothing; make the report of the finished cells again."})
+    figure_type: str | None = field(
+        default=None, metadata={"help": "Type of Figure 3; by default MONEY, or the type with the most evaluated words."}
+    )
+    figure_words: int = field(default=3000, metadata={"help": "Words that Figure 3 shows at most."})
+    error_cells: list[str] | None = field(
+        default=None,
+        metadata={"help": "Cells, as ENCODER/SCHEME/seed-SEED, whose errors are analysed; by default the first coner cell."},
+    )
+    resamples: int = field(default=RESAMPLES, metadata={"help": "Resamples of the bootstrap over documents."})
 
     def __post_init__(self):
         for name in ("encoders", "schemes", "seeds"):
@@ -75,6 +86,10 @@ class ExperimentArguments:
             raise ValueError(f"long_epochs must be positive, got {self.long_epochs}")
         if self.max_hours is not None and self.max_hours < 0:
             raise ValueError(f"max_hours must be at least 0, got {self.max_hours}")
+        if self.figure_words < 20 or self.resamples < 1:
+            raise ValueError(
+                f"figure_words must be at least 20 and resamples at least 1, got {self.figure_words} and {self.resamples}"
+            )
         self.stage1, self.stage2 = _dictionary("stage1", self.stage1), _dictionary("stage2", self.stage2)
 
 

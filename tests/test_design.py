@@ -55,6 +55,11 @@ MAY_IMPORT = {
     "embeddings": {
         *("collators", "configuration", "documents", "modeling", "preprocessing", "tagging", "windows"),
     },
+    "figures": {"report"},
+    "word_spaces": {
+        *("documents", "embeddings", "encoders", "figures", "files", "report", "significance", "silhouette", "windows"),
+    },
+    "experiment": {"documents", "errors", "figures", "report", "significance", "word_spaces"},
     "analysis": {"consistency", "embeddings", "errors", "report", "significance", "silhouette", "taxonomy"},
     "taxonomy": {"documents", "metrics", "preprocessing"},
     "consistency": {"documents", "preprocessing"},
