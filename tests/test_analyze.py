@@ -2,14 +2,22 @@
 
 import io
 import json
+import re
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from browser import image_sizes, open_page
+from sklearn.metrics import silhouette_score
 
 from runne_coner.brat import write_brat
 from runne_coner.cli import main
+from runne_coner.configuration import CoNERConfig
 from runne_coner.documents import Document, Entity, write_runne
+from runne_coner.embeddings import load_encoder, project, word_embeddings
+from runne_coner.modeling import CoNERForTokenClassification
+from runne_coner.preprocessing import load_tokenizer
 from runne_coner.report import Figure, Section, Table, write_report
 
 TEXT = "Мэр Казани Ольга Калинина лечит грипп в Казани."
@@ -111,6 +119,68 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     assert not (tmp_path / "r").exists()
     assert "bad.jsonl, which is no part of a report" in failure(capsys, *files, "--output", tmp_path)
     assert "is a file" in failure(capsys, *files, "--output", tmp_path / "gold.jsonl")
+
+
+@pytest.fixture
+def one_method(monkeypatch):
+    """Projections by PCA: UMAP compiles for a long time."""
+    monkeypatch.setattr("runne_coner.model_spaces.project", partial(project, method="pca"))
+
+
+def silhouettes_by_hand(encoder: str, documents: list[Document], name: str) -> float:
+    network, tokenizer = load_encoder(encoder)
+    words = word_embeddings(network, tokenizer, [document.text for document in documents])
+    labels = [
+        any(e.type == name and start < e.end and end > e.start for e in documents[number].entities)
+        for number, (start, end) in zip(words.document, words.spans.tolist(), strict=True)
+    ]
+    return silhouette_score(words.vectors, labels)
+
+
+def test_models_are_compared_on_the_references(files, one_method, wordpiece_encoder, bpe_encoder, tmp_path):
+    # A model of stage 2, an encoder with another tokenizer, and the same encoder four times over: two figures.
+    model = tmp_path / "stage2"
+    CoNERForTokenClassification.from_encoder(wordpiece_encoder, CoNERConfig(entity_types=["CITY"])).save_pretrained(model)
+    load_tokenizer(wordpiece_encoder).save_pretrained(model)
+    more = [str(shutil.copytree(bpe_encoder, tmp_path / f"copy{number}")) for number in range(3)]
+    models = [str(model), bpe_encoder, *more]
+    training = ["--training", files[1]]
+    data = analyze(tmp_path / "r", *files, *training, "--model", *models[:2], "--model", *models[2:], "--figure-type", "CITY")
+    table = data["tables"]["silhouettes"]
+    assert table["columns"] == ["type", "words", "words in training texts", *models] and data["models"] == models
+    rows = {row[0]: row[1:] for row in table["rows"]}
+    assert set(rows) == {"PROFESSION", "CITY", "PERSON", "DISEASE"} and rows["PROFESSION"][:2] == [2, 2]
+    for name in rows:
+        assert rows[name][2] == pytest.approx(silhouettes_by_hand(wordpiece_encoder, GOLD, name), abs=1e-5)
+        assert rows[name][3] == rows[name][4] == pytest.approx(silhouettes_by_hand(bpe_encoder, GOLD, name), abs=1e-5)
+    page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    descriptions = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]*)"', page)
+    assert [text[:8] for text in descriptions] == ["4 panels", "1 panels"]
+    assert f"silhouette {rows['CITY'][2]:.4f}" in descriptions[0] and "words of CITY" in descriptions[0]
+    names = sorted(path.name for path in (tmp_path / "r" / "figures").iterdir())
+    assert len(names) == 4 and {name[-4:] for name in names} == {".png", ".svg"}
+
+
+def test_without_money_the_figure_is_of_the_type_with_most_words(files, one_method, wordpiece_encoder, tmp_path):
+    analyze(tmp_path / "r", *files, "--model", wordpiece_encoder)
+    # PROFESSION, PERSON and CITY have two words each, DISEASE one.
+    assert "words, 2 of " in (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+
+
+def test_errors_of_models_are_one_line(files, tmp_path, wordpiece_encoder, capsys):
+    output = ["--output", tmp_path / "r"]
+    assert "no such folder" in failure(capsys, *files, *output, "--model", tmp_path / "no" / "model")
+    assert "config.json" in failure(capsys, *files, *output, "--model", tmp_path)
+    assert "need" in failure(capsys, *files, *output, "--figure-type", "CITY")
+    assert "no such entity" in failure(capsys, *files, *output, "--model", wordpiece_encoder, "--figure-type", "FISH")
+    damaged = shutil.copytree(wordpiece_encoder, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"nothing")
+    assert "cannot be loaded" in failure(capsys, *files, *output, "--model", damaged)
+    (damaged / "model.safetensors").unlink()
+    assert "cannot be loaded" in failure(capsys, *files, *output, "--model", damaged)
+    (damaged / "config.json").write_text("{}", encoding="utf-8")
+    assert "cannot be loaded" in failure(capsys, *files, *output, "--model", damaged)
+    assert not (tmp_path / "r").exists()
 
 
 PANELS = {"pre-trained": "#0072b2", "standard": "#d55e00", "stage 1": "#009e73", "stage 2": "#cc79a7"}
