@@ -37,7 +37,17 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from grid import DEFAULT_CONFIG, Cell, ExperimentArguments, check_grid, config_path, make_grid, stage_yaml, training_arguments
+from grid import (
+    DEFAULT_CONFIG,
+    Cell,
+    ExperimentArguments,
+    check_grid,
+    config_path,
+    make_grid,
+    shown_name,
+    stage_yaml,
+    training_arguments,
+)
 from tqdm import tqdm
 
 from runne_coner.arguments import DataArguments, UsageError, load_corpus, parse_settings
@@ -251,7 +261,7 @@ def check_report(cells: list[Cell], settings: ExperimentArguments) -> None:
 
 def make_report(cells: list[Cell], settings: ExperimentArguments, data: DataArguments) -> None:
     """Write the report on the cells that are finished, if there are any."""
-    runs = [Run(cell.encoder, cell.scheme, cell.seed, cell.folder, cell.name) for cell in cells]
+    runs = [Run(shown_name(cell.encoder), cell.encoder, cell.scheme, cell.seed, cell.folder, cell.name) for cell in cells]
     first = next((run for run in runs if run.finished), None)
     if first is None:
         print("no cell is finished, so there is no report yet")

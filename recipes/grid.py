@@ -93,11 +93,19 @@ class ExperimentArguments:
         self.stage1, self.stage2 = _dictionary("stage1", self.stage1), _dictionary("stage2", self.stage2)
 
 
+def is_hub_id(encoder: str) -> bool:
+    """Whether an encoder is named as `owner/name`, and is no folder."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", encoder)) and not encoder.startswith(".") and not Path(encoder).is_dir()
+
+
+def shown_name(encoder: str) -> str:
+    """An encoder as reports name it: its Hub id, or the last part of its path."""
+    return encoder if is_hub_id(encoder) else Path(encoder).resolve().name
+
+
 def folder_name(encoder: str) -> str:
     """Name of an encoder's folder: `owner--name` for a Hub id, the last part of a path."""
-    parts = [part for part in re.split(r"[\\/]+", encoder) if part not in ("", ".", "..")]
-    local = len(parts) != 2 or encoder.startswith((".", "/", "~")) or Path(encoder).is_dir()
-    return re.sub(r"[^\w.-]", "_", parts[-1] if local and parts else "--".join(parts)) or "encoder"
+    return re.sub(r"[^\w.-]", "_", shown_name(encoder).replace("/", "--")) or "encoder"
 
 
 def _dictionary(name: str, value: dict | str | None) -> dict:

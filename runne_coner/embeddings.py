@@ -9,12 +9,12 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .collators import pad_windows
 from .configuration import CoNERConfig
 from .documents import Document
-from .modeling import CoNERForTokenClassification
+from .modeling import CoNERForTokenClassification, EntityEncoder
 from .preprocessing import load_tokenizer, split_words, window_rows
 from .tagging import SPECIAL
 from .windows import DEFAULT_WINDOWS, WindowSettings
@@ -50,7 +50,7 @@ def load_encoder(model: str, **options) -> tuple[PreTrainedModel, PreTrainedToke
     if isinstance(config, CoNERConfig):
         encoder = CoNERForTokenClassification.from_pretrained(model, dtype=torch.float32, **options).encoder
     else:
-        encoder = AutoModel.from_pretrained(model, dtype=torch.float32, **options)
+        encoder = EntityEncoder.from_encoder(model, CoNERConfig(), **options).encoder
     return encoder.eval(), load_tokenizer(model, **options)
 
 

@@ -27,9 +27,10 @@ NO_PICTURES = "matplotlib is not installed, so there are no pictures: install th
 
 @dataclass(frozen=True)
 class Run:
-    """A cell of the grid: `name` as it is shown, `folder` where its files lie."""
+    """A cell of the grid: `encoder` and `name` as they are shown, `model` that it starts from, `folder` of its files."""
 
     encoder: str
+    model: str
     scheme: str
     seed: int
     folder: Path
@@ -232,7 +233,7 @@ def _bootstrap_table(runs: Sequence[Run], settings: ReportSettings) -> Table | N
         ["seed", "first", "second", *columns],
         rows,
         f"Paired bootstrap over the evaluated documents, {settings.resamples} resamples, seed {settings.seed}. A difference"
-        " whose interval is without 0 does not hang on the choice of the documents; that of one seed may still hang on the seed.",
+        " whose interval is without 0 does not hang on the choice of documents; that of one seed may still hang on the seed.",
         "bootstrap",
     )
 
@@ -265,9 +266,9 @@ def _cost_section(runs: Sequence[Run]) -> Section:
                     row.append(float(np.mean(values)) if values else None)
             flos = sum(value for value in (row[4], row[7]) if value is not None)
             base = flos if scheme == "standard" else base
-            rows.append([*row[:4], _giga(row[4]), *row[5:7], _giga(row[7]), flos / base if base else None])
+            rows.append([*row[:4], _tera(row[4]), *row[5:7], _tera(row[7]), flos / base if base else None])
     columns = ["encoder", "scheme"]
-    columns += [f"{stage} {what}" for stage in ("stage 1", "stage 2") for what in ("epochs", "seconds", "GFLOPs")]
+    columns += [f"{stage} {what}" for stage in ("stage 1", "stage 2") for what in ("epochs", "seconds", "TFLOPs")]
     note = "Means over seeds; seconds of training, evaluations within it included; FLOPs as the Trainer counts them, padding"
     note += " included. standard-long has one epoch of stage 2 more for each of stage 1, or what `long_epochs` says."
     note += " Some stages were resumed: their seconds are those since the last resumption." if resumed else ""
@@ -275,8 +276,8 @@ def _cost_section(runs: Sequence[Run]) -> Section:
     return Section("Cost", [table], "cost")
 
 
-def _giga(value: float | None) -> float | None:
-    return None if value is None else value / 1e9
+def _tera(value: float | None) -> float | None:
+    return None if value is None else value / 1e12
 
 
 # -- Learning curves and errors -----------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def projection_figure(panels: Sequence[Panel], member: np.ndarray, entity_type: 
             place.scatter(*words.T, s=26, c=ORANGE, marker="x", linewidths=1.3, label=f"words of {entity_type}")
             place.set_title(f"({letter}) {panel.title}\nsilhouette {panel.silhouette:.4f}")
             place.set(xticks=[], yticks=[])
+            place.spines[:].set_visible(True)
         for place in axes[len(panels) :]:
             place.set_visible(False)
         canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, markerscale=1.5)
@@ -119,6 +120,7 @@ def learning_curves(curves: Sequence[Curve], encoder: str) -> Figure:
             place.grid(alpha=0.3)
         for place in axes[len(shown) :]:
             place.set_visible(False)
+        legend = {scheme: legend[scheme] for scheme in schemes if scheme in legend}
         canvas.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=len(legend) or 1, frameon=False)
         seeds = sorted({curve.seed for curve in curves})
         alt = f"{len(shown)} panels over epochs: {'; '.join(title for *_, title in shown)}. Lines: {', '.join(schemes)}."

@@ -29,6 +29,7 @@ class SpaceRun(Protocol):
     """What is asked of a finished run; see `experiment.Run`."""
 
     encoder: str
+    model: str
     scheme: str
     seed: int
     folder: Path
@@ -64,7 +65,7 @@ def space_sections(runs: Sequence[SpaceRun], training: Sequence[Document], setti
         if not pairs:
             parts.append(f"{encoder}: Table 3 and Figure 3 need a standard and a CoNER model of one seed, and one is missing.")
             continue
-        spaces = _four_spaces(encoder, *pairs[0], settings)
+        spaces = _four_spaces(*pairs[0], settings)
         separations = _separations(spaces, pairs, settings)
         parts += _table_3(encoder, pairs, training, separations)
         figures.append(_figure_3(encoder, pairs[0][0], spaces, separations, settings))
@@ -78,10 +79,10 @@ def _pairs(runs: Sequence[SpaceRun]) -> list[tuple[SpaceRun, SpaceRun]]:
     return [(standard[run.seed], run) for run in runs if run.scheme == "coner" and run.seed in standard]
 
 
-def _four_spaces(encoder: str, standard: SpaceRun, coner: SpaceRun, settings: SpaceSettings) -> dict[str, WordEmbeddings]:
+def _four_spaces(standard: SpaceRun, coner: SpaceRun, settings: SpaceSettings) -> dict[str, WordEmbeddings]:
     """The evaluated words in the four encoders of Figure 3."""
     folders = {
-        PRE_TRAINED: resolve_encoder(encoder, settings.encoder_cache),
+        PRE_TRAINED: resolve_encoder(standard.model, settings.encoder_cache),
         STANDARD: str(standard.folder / "stage2"),
         STAGE_1: str(coner.folder / "stage1"),
         CONER: str(coner.folder / "stage2"),

@@ -14,6 +14,7 @@ from conftest import ROOT, TYPES, make_documents
 from runne_coner.arguments import DataArguments, UsageError, parse_settings
 from runne_coner.documents import from_row, read_documents, write_runne
 from runne_coner.metrics import score_documents
+from runne_coner.report import ReportError
 
 STAGE = """
 per_device_train_batch_size: {batch}
@@ -119,6 +120,8 @@ def test_seeds_of_a_file_are_numbers(make, config):
         (["--encoders", "./x", "x"], "share a folder"),
         (["--long_epochs", "0"], "long_epochs"),
         (["--max_hours", "-1"], "max_hours"),
+        (["--resamples", "0"], "resamples"),
+        (["--figure_words", "5"], "figure_words"),
         (["--stage1", "{"], "stage1 must be a JSON object"),
         (["--stage1", "[1]"], "stage1 must be a JSON object"),
         (["--stage1", '{"seed": 1}'], "seed is the experiment's"),
@@ -262,6 +265,34 @@ def test_a_failed_prediction_is_reported_and_logged(run, recipes, monkeypatch):
     assert "Traceback" in cells[0].log.read_text(encoding="utf-8")
 
 
+def test_what_the_report_cannot_be_made_of(make, recipes, tmp_path):
+    experiment, _ = recipes
+    settings, _, cells = make("--error_cells", "org--name/conr/seed-1")
+    with pytest.raises(UsageError, match="no cell 'org--name/conr/seed-1'; did you mean org--name/coner/seed-1"):
+        experiment.check_report(cells, settings)
+    with pytest.raises(UsageError, match="holds no finished cell"):
+        settings, _, cells = make("--report_only", "true")
+        experiment.check_report(cells, settings)
+    (tmp_path / "out" / "report").mkdir(parents=True)
+    (tmp_path / "out" / "report" / "thesis.tex").write_text("x", encoding="utf-8")
+    with pytest.raises(ReportError, match="thesis.tex"):
+        experiment.check_report(cells, make()[0])
+    cells[0].metrics.parent.mkdir(parents=True)
+    cells[0].metrics.write_text('{"entity_types": ["A"]}', encoding="utf-8")
+    settings, data, cells = make("--figure_type", "MONY")
+    with pytest.raises(UsageError, match="figure_type 'MONY'"):
+        experiment.make_report(cells, settings, data)
+
+
+def test_names_of_encoders(recipes, tmp_path):
+    _, grid = recipes
+    assert (grid.shown_name("org/name"), grid.folder_name("org/name")) == ("org/name", "org--name")
+    assert (grid.shown_name("e5-small-ru"), grid.folder_name("e5-small-ru")) == ("e5-small-ru", "e5-small-ru")
+    (tmp_path / "my encoder").mkdir()
+    for path in (str(tmp_path / "my encoder"), f"{tmp_path}/my encoder/"):
+        assert (grid.shown_name(path), grid.folder_name(path)) == ("my encoder", "my_encoder")
+
+
 def test_processes_of_the_launcher(recipes, monkeypatch):
     experiment, _ = recipes
     for name in list(os.environ):
@@ -307,3 +338,6 @@ def test_a_small_grid_as_a_program(config, tmp_path, wordpiece_encoder, quiet_en
     assert [document.text for document in predictions] == [row["text"] for row in make_documents()]
     assert metrics["scores"] == score_documents(references, predictions, metrics["entity_types"], ["DISEASE"])
     assert (folder / "stage1" / "model.safetensors").is_file() and (folder / "stage2" / "model.safetensors").is_file()
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["tables"]["runs"]["rows"][0][2] == metrics["scores"]["macro"]["f1"]
+    assert str(tmp_path) not in (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
