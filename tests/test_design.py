@@ -64,7 +64,7 @@ MAY_IMPORT = {
         *("windows", "word_spaces"),
     },
     "experiment": {"documents", "errors", "figures", "report", "significance", "word_spaces"},
-    "analysis": {"consistency", "embeddings", "errors", "report", "significance", "silhouette", "taxonomy"},
+    "analysis": {"consistency", "embeddings", "errors", "model_spaces", "report", "significance", "silhouette", "taxonomy"},
     "taxonomy": {"documents", "metrics", "preprocessing"},
     "consistency": {"documents", "preprocessing"},
     "report": set(),
