@@ -287,9 +287,13 @@ def _as_given(action: argparse.Action, value: Any, hint: str, path: str) -> Any:
     YAML reads 5e-5 as text, `no` as false and 2020-01-01 as a date.
     """
     if action.nargs == "+" and isinstance(value, list):
-        if all(type(item) in (str, int, float) for item in value):
-            return [str(item) for item in value]
-        raise UsageError(f"{path}: {action.dest} must be a list of names (in quotes where needed), got {value!r}")
+        if not all(type(item) in (str, int, float) for item in value):
+            raise UsageError(f"{path}: {action.dest} must be a list of names (in quotes where needed), got {value!r}")
+        try:
+            # The parser converts the items of the command line only.
+            return [action.type(str(item)) for item in value]
+        except ValueError as error:
+            raise UsageError(f"{path}: {action.dest} must be of the type {hint}, got {value!r}: {error}") from error
     if action.nargs == "+" and value is not None:
         raise UsageError(f"{path}: {action.dest} must be a list, such as [A, B], got {value!r}")
     if isinstance(value, str | int | float):

@@ -1,4 +1,4 @@
-"""The `runne-coner` command: build the offline encoder, predict, score."""
+"""The `runne-coner` command: build the offline encoder, predict, score, analyze, export, push."""
 
 import argparse
 import contextlib
@@ -11,33 +11,25 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 
+from .analyze import add_analyze
+from .answers import counted_types, few_shot_types, read_answers
 from .arguments import UsageError
 from .configuration import ModelError
-from .documents import (
-    CorpusError,
-    Document,
-    Entity,
-    read_annotations,
-    read_documents,
-    read_entity_types,
-    write_brat,
-    write_runne,
-)
+from .documents import CorpusError, Document, Entity, read_documents, write_brat, write_runne
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
 from .hub import HubError, push_model
 from .metric_losses import MissingLibraryError
 from .metrics import ScoreError, score_documents, score_table
-from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from .outputs import write_bilou, write_html
 from .pipeline import NestedNerPipeline, load_pipeline
 from .preprocessing import ViewError, lost_entities
+from .report import ReportError
 from .span_metrics import SpanMetricError
 
 INPUT_ERRORS = (
-    *(UsageError, CorpusError, EncoderError, ExportError, HubError, MissingLibraryError, ModelError, ScoreError),
-    SpanMetricError,
-    ViewError,
+    *(UsageError, CorpusError, EncoderError, ExportError, HubError, MissingLibraryError, ModelError, ReportError, ScoreError),
+    *(SpanMetricError, ViewError),
 )
 
 WRITERS = {"runne": write_runne, "brat": write_brat, "bilou": write_bilou, "html": write_html}
@@ -96,36 +88,12 @@ def _usable_device(name: str | None) -> str | None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    references = _annotations(arguments.references)
-    predictions = _annotations(arguments.predictions)
-    types = _score_types(arguments, references)
-    few_shot = _few_shot_types(arguments.few_shot, types)
+    references = read_answers(arguments.references)
+    predictions = read_answers(arguments.predictions)
+    types = counted_types(arguments.types, arguments.references, references)
+    few_shot = few_shot_types(arguments.few_shot, types)
     scores = score_documents(references, predictions, types, few_shot)
     print(json.dumps(scores, ensure_ascii=False) if arguments.json else score_table(scores, few_shot))
-
-
-def _annotations(path: str) -> list[Document]:
-    return read_documents(path) if Path(path).is_dir() else read_annotations(path)
-
-
-def _score_types(arguments: argparse.Namespace, references: list[Document]) -> list[str]:
-    """The types of --types, of the files beside the references, NEREL's if they suffice, else those of the references."""
-    if arguments.types is not None:
-        return read_entity_types(arguments.types)
-    path = Path(arguments.references).absolute()
-    folder = path if path.is_dir() else path.parent
-    if (folder / "ners.txt").is_file() or (folder / "annotation.conf").is_file():
-        return read_entity_types(folder)
-    found = {entity.type for document in references for entity in document.entities}
-    return list(NEREL_TYPES) if found <= set(NEREL_TYPES) else sorted(found)
-
-
-def _few_shot_types(setting: str | None, types: list[str]) -> list[str]:
-    if setting is None:
-        return list(FEW_SHOT_TYPES) if set(FEW_SHOT_TYPES) <= set(types) else []
-    return [name for name in types if name in setting.split(",")] + [
-        name for name in setting.split(",") if name and name not in types
-    ]
 
 
 def _build_encoder(arguments: argparse.Namespace) -> None:
@@ -194,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--types", metavar="FILE", help="ners.txt or annotation.conf with all types")
     score.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     score.set_defaults(run=_score)
+
+    add_analyze(commands)
 
     export = commands.add_parser("export", help="write a model for ONNX Runtime, and compare it with torch")
     export.add_argument("--to", nargs=2, required=True, metavar=("onnx", "DIR"), help="format and folder to write")

@@ -269,7 +269,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e
 LINES = ("solid", "double", "dashed")
 """The second mark of a type, for types that share a colour and for print in black."""
 
-_STYLE = """<style>
+HTML_STYLE = """\
 .rc-text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;text-align:start;line-height:1.7;background:#fff;
 color:#111;padding:.2em .4em}
 .rc-word{white-space:pre}
@@ -284,8 +284,9 @@ break-inside:avoid}
 .rc-box>i.rc-over{width:0;min-width:100%;box-sizing:border-box}
 .rc-box>i.rc-last{margin-inline-end:2px}
 .rc-box>i::after{content:attr(data-type);color:#111}
-</style>
 """
+"""The CSS of `render_html`, for pages that bring it once themselves."""
+_STYLE = f"<style>\n{HTML_STYLE}</style>\n"
 # Only what stands in the text is text: labels are generated content, so that copying a passage gives the passage. Words of
 # entities are boxes that grow with their labels (or, rc-over, the label runs on under the next words of its entity), so that
 # labels never cover each other and lines never touch; the bars are borders, which browsers print even where they leave out
@@ -308,7 +309,7 @@ _PIECE = re.compile(rf"[{_BREAK}]+|\S+|[^\S{_BREAK}]+")
 _BOXED_PIECE = re.compile(rf"[{_BREAK}]+|\S+[^\S{_BREAK}]*|[^\S{_BREAK}]+")
 
 
-def render_html(text: str, entities: Found, page: bool = False, *, displacy: bool | None = None) -> str:
+def render_html(text: str, entities: Found, page: bool = False, *, style: bool = True, displacy: bool | None = None) -> str:
     """The text with its entities as stacked underlines, outer ones above, for notebooks, reports and print.
 
     An HTML fragment (or a page) that needs no script and no network. A type has the same colour everywhere. displaCy (style
@@ -319,12 +320,13 @@ def render_html(text: str, entities: Found, page: bool = False, *, displacy: boo
 
     Args:
         page: a whole HTML file instead of a fragment.
+        style: False leaves this module's style out of a fragment, for pages that hold `HTML_STYLE` already.
         displacy: True: displaCy in any case; False: this module's template; None: as said above.
     Raises:
         CorpusError: an entity is unsound. ImportError: `displacy=True` without spaCy.
     """
     mentions = _mentions(text, entities)
-    fragment = _STYLE + _drawn(text, mentions, displacy)
+    fragment = (_STYLE if style or page else "") + _drawn(text, mentions, displacy)
     return _PAGE.format(title="Named entities", content=fragment) if page else fragment
 
 
