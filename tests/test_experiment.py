@@ -269,19 +269,16 @@ def test_what_the_report_cannot_be_made_of(make, recipes, tmp_path):
     experiment, _ = recipes
     settings, _, cells = make("--error_cells", "org--name/conr/seed-1")
     with pytest.raises(UsageError, match="no cell 'org--name/conr/seed-1'; did you mean org--name/coner/seed-1"):
-        experiment.check_report(cells, settings)
+        experiment.check_report(cells, settings, TYPES)
     with pytest.raises(UsageError, match="holds no finished cell"):
         settings, _, cells = make("--report_only", "true")
-        experiment.check_report(cells, settings)
+        experiment.check_report(cells, settings, TYPES)
     (tmp_path / "out" / "report").mkdir(parents=True)
     (tmp_path / "out" / "report" / "thesis.tex").write_text("x", encoding="utf-8")
     with pytest.raises(ReportError, match="thesis.tex"):
-        experiment.check_report(cells, make()[0])
-    cells[0].metrics.parent.mkdir(parents=True)
-    cells[0].metrics.write_text('{"entity_types": ["A"]}', encoding="utf-8")
-    settings, data, cells = make("--figure_type", "MONY")
-    with pytest.raises(UsageError, match="figure_type 'MONY'"):
-        experiment.make_report(cells, settings, data)
+        experiment.check_report(cells, make()[0], TYPES)
+    with pytest.raises(UsageError, match="figure_type 'MONY' is not among"):
+        experiment.check_report(cells, make("--figure_type", "MONY")[0], TYPES)
 
 
 def test_names_of_encoders(recipes, tmp_path):
