@@ -3,9 +3,11 @@
 Statistics:   `wilcoxon_test`, `paired_t_test`, `document_counts`, `f1_scores`, `paired_bootstrap`   (`significance`)
 Word spaces:  `load_encoder`, `word_embeddings`, `word_membership`, `count_entity_words`, `project`  (`embeddings`)
               `type_silhouettes`, `label_silhouettes`, `silhouette`                                  (`silhouette`)
-Errors:       `error_taxonomy`, `confusion_matrix`, `split_outcomes`, `instructive_errors`           (`taxonomy`)
+Errors:       `error_taxonomy`, `match_spans`, `nesting_of`, `confusion_matrix`, `split_outcomes`,
+              `instructive_errors`                                                                   (`taxonomy`)
               `inconsistent_surfaces`                                                                (`consistency`)
               `error_sections`, for `write_report`                                                   (`errors`, `report`)
+Models:       `model_sections`, for `write_report`                                                   (`model_spaces`)
 
 Each is defined, and documented with formula and source, in the module named beside it.
 """
@@ -13,10 +15,11 @@ Each is defined, and documented with formula and source, in the module named bes
 from .consistency import inconsistent_surfaces
 from .embeddings import WordEmbeddings, count_entity_words, load_encoder, project, word_embeddings, word_membership
 from .errors import error_sections
+from .model_spaces import model_sections
 from .report import write_report
 from .significance import Interval, TestResult, document_counts, f1_scores, paired_bootstrap, paired_t_test, wilcoxon_test
 from .silhouette import label_silhouettes, silhouette, type_silhouettes
-from .taxonomy import confusion_matrix, error_taxonomy, instructive_errors, split_outcomes
+from .taxonomy import confusion_matrix, error_taxonomy, instructive_errors, match_spans, nesting_of, split_outcomes
 
 __all__ = [
     "Interval",
@@ -32,6 +35,9 @@ __all__ = [
     "instructive_errors",
     "label_silhouettes",
     "load_encoder",
+    "match_spans",
+    "model_sections",
+    "nesting_of",
     "paired_bootstrap",
     "paired_t_test",
     "project",

@@ -3,9 +3,11 @@
 import argparse
 
 from .answers import check_same_texts, counted_types, few_shot_types, read_answers, read_texts
+from .arguments import UsageError
 from .documents import Document
 from .errors import error_data, error_sections
 from .metrics import score_documents
+from .model_spaces import model_sections
 from .report import check_report_folder, write_report
 
 
@@ -18,6 +20,15 @@ def add_analyze(commands) -> None:
     analyze.add_argument("--training", metavar="PATH", help="training documents, to count each type's support in")
     analyze.add_argument("--few-shot", metavar="A,B,C", help="types looked at apart (default DISEASE,PENALTY,WORK_OF_ART)")
     analyze.add_argument("--types", metavar="FILE", help="ners.txt or annotation.conf with all types")
+    analyze.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DIR",
+        help="models or encoders in whose embeddings the types are compared: folders, Hub ids or e5-small-ru",
+    )
+    analyze.add_argument("--figure-type", metavar="TYPE", help="type of the figure (default MONEY, or the most frequent)")
     analyze.set_defaults(run=_analyze)
 
 
@@ -29,11 +40,15 @@ def _analyze(arguments: argparse.Namespace) -> None:
     types = _types(arguments, references, predictions)
     few_shot = few_shot_types(arguments.few_shot, types)
     scores = score_documents(references, predictions, types, few_shot)
+    _check_figure_type(arguments, references)
     sections = error_sections(references, predictions, types, few_shot, training)
+    if arguments.model:
+        sections += model_sections(arguments.model, references, types, figure_type=arguments.figure_type, training=training)
     data = {
         "references": arguments.references,
         "predictions": arguments.predictions,
         "training": arguments.training,
+        "models": arguments.model,
         "entity_types": types,
         "few_shot_types": few_shot,
         "scores": scores,
@@ -41,6 +56,17 @@ def _analyze(arguments: argparse.Namespace) -> None:
     }
     page = write_report(arguments.output, "Error analysis", sections, data)
     print(f"wrote {page}")
+
+
+def _check_figure_type(arguments: argparse.Namespace, references: list[Document]) -> None:
+    """Before any model is loaded."""
+    if arguments.figure_type is None:
+        return
+    if not arguments.model:
+        raise UsageError(f"--figure-type {arguments.figure_type}: the figure needs a model; give one with --model DIR")
+    found = sorted({entity.type for document in references for entity in document.entities})
+    if arguments.figure_type not in found:
+        raise UsageError(f"--figure-type {arguments.figure_type}: the references have no such entity; they have {found}")
 
 
 def _types(arguments: argparse.Namespace, references: list[Document], predictions: list[Document]) -> list[str]:

@@ -117,11 +117,11 @@ def _example(
     drawn = "".join(
         f"<dt>{name}</dt><dd>{render_html(view.text, view.entities, style=False)}</dd>" for name, view in views.items()
     )
-    back = f'<a href="#{shown.prefix}error-tables">tables</a>'
-    paragraphs = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    back = f'<a href="#{shown.prefix}error-tables">To the tables</a>'
+    paragraphs = f"<p>{html.escape(notes[0])} {back}</p>" + "".join(f"<p>{html.escape(note)}</p>" for note in notes[1:])
     markup = (
         f'<article class="error" id="{shown.anchor(number)}"><h3>{html.escape(title)}</h3>\n<dl>{drawn}</dl>\n'
-        f"{paragraphs}<p>{back}</p></article>"
+        f"{paragraphs}</article>"
     )
     lines = [f'<a id="{shown.anchor(number)}"></a>**{escape_markdown(title)}**']
     lines += [f"- {name}: {escape_markdown(marked_text(view))}" for name, view in views.items()]

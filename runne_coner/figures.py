@@ -50,8 +50,9 @@ def projection_figure(panels: Sequence[Panel], member: np.ndarray, entity_type: 
     from matplotlib.figure import Figure as Canvas
 
     with _style():
-        canvas = Canvas(figsize=(7.2, 6.8), layout="constrained")
-        axes = canvas.subplots(2, 2).ravel()
+        height = (len(panels) + 1) // 2
+        canvas = Canvas(figsize=(7.2, 3.1 * height + 0.6), layout="constrained")
+        axes = canvas.subplots(height, 2, squeeze=False).ravel()
         for letter, place, panel in zip("abcd", axes, panels, strict=False):
             rest, words = panel.plane[~member], panel.plane[member]
             # The many dots would make the SVG file huge.

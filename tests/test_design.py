@@ -59,8 +59,12 @@ MAY_IMPORT = {
     "word_spaces": {
         *("documents", "embeddings", "encoders", "figures", "files", "report", "significance", "silhouette", "windows"),
     },
+    "model_spaces": {
+        *("configuration", "documents", "embeddings", "encoders", "figures", "preprocessing", "report", "silhouette"),
+        *("windows", "word_spaces"),
+    },
     "experiment": {"documents", "errors", "figures", "report", "significance", "word_spaces"},
-    "analysis": {"consistency", "embeddings", "errors", "report", "significance", "silhouette", "taxonomy"},
+    "analysis": {"consistency", "embeddings", "errors", "model_spaces", "report", "significance", "silhouette", "taxonomy"},
     "taxonomy": {"documents", "metrics", "preprocessing"},
     "consistency": {"documents", "preprocessing"},
     "report": set(),
