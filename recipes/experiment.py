@@ -243,9 +243,11 @@ def _summary(metrics: dict) -> str:
 # -- The report ---------------------------------------------------------------------------------------------------------
 
 
-def check_report(cells: list[Cell], settings: ExperimentArguments) -> None:
+def check_report(cells: list[Cell], settings: ExperimentArguments, types: list[str]) -> None:
     """Refuse settings of the report before anything runs.
 
+    Args:
+        types: entity types of the corpus.
     Raises:
         UsageError, report.ReportError
     """
@@ -254,6 +256,8 @@ def check_report(cells: list[Cell], settings: ExperimentArguments) -> None:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             raise UsageError(f"error_cells: there is no cell {name!r}{f'; did you mean {near[0]}?' if near else f': {names}'}")
+    if settings.figure_type is not None and settings.figure_type not in types:
+        raise UsageError(f"figure_type {settings.figure_type!r} is not among the types {types}")
     if settings.report_only and not any(cell.metrics.exists() for cell in cells):
         raise UsageError(f"{settings.output_dir} holds no finished cell of this grid: run it without report_only first")
     check_report_folder(Path(settings.output_dir) / "report")
@@ -266,9 +270,6 @@ def make_report(cells: list[Cell], settings: ExperimentArguments, data: DataArgu
     if first is None:
         print("no cell is finished, so there is no report yet")
         return
-    types = first.metrics["entity_types"]
-    if settings.figure_type is not None and settings.figure_type not in types:
-        raise UsageError(f"figure_type {settings.figure_type!r} is not among the types {types}")
     training = training_arguments("stage2", cells[0].stages["stage2"])
     training.use_cpu_threads()
     documents = [from_row(row) for row in load_corpus(data, first.seed).train]
@@ -305,7 +306,8 @@ def main(argv: list[str]) -> None:
     # Ended by a signal, the experiment ends its running stage too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     cells = make_grid(settings, data, config_path(argv))
-    check_report(cells, settings)
+    # A corpus that cannot be read is one error here, and would be one in every cell.
+    check_report(cells, settings, load_corpus(data, settings.seeds[0]).entity_types)
     failures = []
     if not settings.report_only:
         check_grid(cells)

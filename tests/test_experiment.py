@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -152,11 +151,13 @@ def test_a_stages_settings_are_checked_before_anything_runs(make, recipes, confi
 # -- Stopping and going on ----------------------------------------------------------------------------------------------
 
 STAND_IN = """
-import json, os, pathlib, sys, yaml
+import json, os, pathlib, sys, time, yaml
 settings = yaml.safe_load(open(sys.argv[1], encoding="utf-8"))
 folder = pathlib.Path(settings["output_dir"])
 (folder / "checkpoint-1").mkdir(parents=True, exist_ok=True)
 print("stand-in of", folder, *sys.argv[2:])
+if "LASTS" in os.environ:
+    time.sleep(100)
 if settings["seed"] == int(os.environ.get("FAILS", 0)):
     sys.exit("it fails")
 (folder / "checkpoint-1" / "trainer_state.json").write_text("{}")
@@ -252,6 +253,21 @@ def test_two_experiments_do_not_share_a_cell(run, recipes):
     assert predicted == [cell.name for cell in cells[1:3]]
 
 
+def test_a_stopped_experiment_ends_its_stage(run, recipes, monkeypatch):
+    experiment, _ = recipes
+    monkeypatch.setenv("LASTS", "1")
+    children = []
+
+    def stopped(child, seconds):
+        children.append(child)
+        sys.exit(143)  # as the handler of SIGTERM does
+
+    monkeypatch.setattr(experiment, "_still_runs", stopped)
+    with pytest.raises(SystemExit):
+        run("--seeds", "1")
+    assert children[0].returncode == -15
+
+
 def test_a_failed_prediction_is_reported_and_logged(run, recipes, monkeypatch):
     experiment, _ = recipes
     _, cells, _ = run("--max_hours", "0")
@@ -269,19 +285,16 @@ def test_what_the_report_cannot_be_made_of(make, recipes, tmp_path):
     experiment, _ = recipes
     settings, _, cells = make("--error_cells", "org--name/conr/seed-1")
     with pytest.raises(UsageError, match="no cell 'org--name/conr/seed-1'; did you mean org--name/coner/seed-1"):
-        experiment.check_report(cells, settings)
+        experiment.check_report(cells, settings, TYPES)
     with pytest.raises(UsageError, match="holds no finished cell"):
         settings, _, cells = make("--report_only", "true")
-        experiment.check_report(cells, settings)
+        experiment.check_report(cells, settings, TYPES)
     (tmp_path / "out" / "report").mkdir(parents=True)
     (tmp_path / "out" / "report" / "thesis.tex").write_text("x", encoding="utf-8")
     with pytest.raises(ReportError, match="thesis.tex"):
-        experiment.check_report(cells, make()[0])
-    cells[0].metrics.parent.mkdir(parents=True)
-    cells[0].metrics.write_text('{"entity_types": ["A"]}', encoding="utf-8")
-    settings, data, cells = make("--figure_type", "MONY")
-    with pytest.raises(UsageError, match="figure_type 'MONY'"):
-        experiment.make_report(cells, settings, data)
+        experiment.check_report(cells, make()[0], TYPES)
+    with pytest.raises(UsageError, match="figure_type 'MONY' is not among"):
+        experiment.check_report(cells, make("--figure_type", "MONY")[0], TYPES)
 
 
 def test_names_of_encoders(recipes, tmp_path):
@@ -317,20 +330,14 @@ def test_processes_of_the_launcher(recipes, monkeypatch):
 
 
 def test_a_small_grid_as_a_program(config, tmp_path, wordpiece_encoder, quiet_environment):
-    """Two schemes; the scores are those of the predictions; ended by a signal, the stage ends too."""
+    """One cell of real stages: the scores are those of the predictions, and the report those of the cell."""
     command = [sys.executable, str(ROOT / "recipes" / "experiment.py"), "--config", str(config), "--seeds", "1"]
     command += ["--encoders", wordpiece_encoder, "--schemes", "coner"]
     steps = json.dumps({"max_steps": 2, "cpu_threads": 1})
     command += ["--stage1", steps, "--stage2", steps]
-    with subprocess.Popen(command, env=quiet_environment, stderr=subprocess.DEVNULL) as started:
-        folder = tmp_path / "out" / Path(wordpiece_encoder).name / "coner" / "seed-1"
-        while not (folder / "log.txt").exists() and started.poll() is None:
-            time.sleep(0.05)
-        started.terminate()
-    assert started.returncode == 128 + 15
-
+    folder = tmp_path / "out" / Path(wordpiece_encoder).name / "coner" / "seed-1"
     done = subprocess.run(command, env=quiet_environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr  # the first stage holds no lock any more
+    assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["scheme"], metrics["seed"], list(metrics["stages"])) == ("coner", 1, ["stage1", "stage2"])
     assert all(stage["flos"] > 0 and stage["seconds"] > 0 for stage in metrics["stages"].values())

@@ -25,7 +25,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY = "--max_documents 3 --max_steps 2 --num_train_epochs 1 --encoder_cache {cache} --logging_steps 1"
 """What keeps a training of the README short; everything else of the command stays as it is written."""
 TINY_STAGE = '{"max_steps": 2, "logging_steps": 1}'
-TINY_GRID = f"--max_documents 3 --seeds 42 --encoder_cache {{cache}} --stage1 '{TINY_STAGE}' --stage2 '{TINY_STAGE}'"
+TINY_GRID = (
+    f"--max_documents 3 --seeds 42 --schemes coner --encoder_cache {{cache}} --stage1 '{TINY_STAGE}' --stage2 '{TINY_STAGE}'"
+)
 
 
 def blocks(language: str) -> list[str]:
