@@ -118,7 +118,7 @@ class Policy:
     strict: bool
     report: ReadReport
     tolerated: frozenset[str] = frozenset()
-    remedy: str = "Correct the file, or read it with strict=False."
+    remedy: str = "Correct the file, or skip defects: strict=False (predict: --lenient; recipes: --strict false)."
 
     def defect(self, reason: str, place: Place, detail: str) -> None:
         """Raise or count one defect; `reason` is a key of `REASONS`."""

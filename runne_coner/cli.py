@@ -73,7 +73,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if taken or (output.is_dir() and not folder) or not output.absolute().parent.is_dir():
         wanted = "new or empty folder" if folder else "file name"
         raise UsageError(f"{output}: cannot be written: give a {wanted} in an existing folder")
-    documents = read_documents(arguments.input)
+    documents = read_documents(arguments.input, strict=False if arguments.lenient else None)
     recognizer = load_pipeline(arguments.model, device=_usable_device(arguments.device))
     options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold}
     WRITERS[arguments.format](predict_documents(recognizer, documents, **options), output)
@@ -130,6 +130,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="runne-coner", description="Nested named-entity recognition in two stages.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
@@ -151,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
         help="RuNNE JSONL (default), a brat folder, words with BILOU tags in columns, or an HTML page",
     )
     predict.add_argument("--batch-size", type=_positive, default=32, help="windows in a forward pass (default 32)")
-    predict.add_argument("--threshold", type=float, default=0.0, help="leave out entities scored lower (default 0)")
+    predict.add_argument("--threshold", type=_probability, default=0.0, help="leave out entities scored lower (default 0)")
+    predict.add_argument("--lenient", action="store_true", help="skip and count defects of a JSONL input (brat: always)")
     predict.add_argument("--device", default=None, help="cpu, cuda:0, ... (default: the first accelerator)")
     predict.set_defaults(run=_predict)
 

@@ -226,7 +226,8 @@ disable_tqdm: true
 seed: 3
 """
 # `accelerate launch --cpu --num_processes 2` starts one process: without MPI, several on the CPU need torchrun.
-TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+# The address is given, as torchrun would otherwise look up this machine's name, and wait for name servers that do not answer.
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
 
 
 @pytest.fixture
