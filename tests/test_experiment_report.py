@@ -157,6 +157,8 @@ def test_cost(made):
     table = tables(made[0])["cost"]
     assert column(table, "compute / standard") == [1.0, 2.0, 1.0]
     assert column(table, "stage 1 seconds") == [None, 3.0, None] and "resumed" in table.note
+    cost = next(section for section in made[0] if section.title == "Cost")
+    assert cost.parts[0] == "tiny: coner took 2.00 times the compute (FLOPs) of standard."
 
 
 def test_table_3_against_sklearn(made, runs, wordpiece_encoder):
