@@ -254,7 +254,7 @@ def _cost_section(runs: Sequence[Run]) -> Section:
     rows, resumed = [], False
     for encoder in dict.fromkeys(run.encoder for run in runs):
         base = None
-        for scheme in dict.fromkeys(run.scheme for run in runs):
+        for scheme in sorted(dict.fromkeys(run.scheme for run in runs), key=lambda scheme: scheme != "standard"):
             stages = [run.metrics["stages"] for run in runs if (run.encoder, run.scheme) == (encoder, scheme)]
             if not stages:
                 continue
@@ -273,7 +273,12 @@ def _cost_section(runs: Sequence[Run]) -> Section:
     note += " included. standard-long has one epoch of stage 2 more for each of stage 1, or what `long_epochs` says."
     note += " Some stages were resumed: their seconds are those since the last resumption." if resumed else ""
     table = Table("What stage 1 costs", [*columns, "compute / standard"], rows, note, "cost")
-    return Section("Cost", [table], "cost")
+    sentences = [
+        f"{encoder}: {scheme} took {ratio:.2f} times the compute (FLOPs) of standard."
+        for encoder, scheme, *_, ratio in rows
+        if ratio is not None and scheme != "standard"
+    ]
+    return Section("Cost", [*sentences, table], "cost")
 
 
 def _tera(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from browser import image_sizes, open_page
 from conftest import TYPES, make_documents
 from sklearn.metrics import silhouette_score
 
@@ -156,6 +157,8 @@ def test_cost(made):
     table = tables(made[0])["cost"]
     assert column(table, "compute / standard") == [1.0, 2.0, 1.0]
     assert column(table, "stage 1 seconds") == [None, 3.0, None] and "resumed" in table.note
+    cost = next(section for section in made[0] if section.title == "Cost")
+    assert cost.parts[0] == "tiny: coner took 2.00 times the compute (FLOPs) of standard."
 
 
 def test_table_3_against_sklearn(made, runs, wordpiece_encoder):
@@ -215,6 +218,15 @@ def test_the_report_of_a_beginning(runs, tmp_path):
     content = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert content["tables"]["wilcoxon"]["rows"] == [] and "bootstrap" not in content["tables"]
     assert content["runs"][0]["scores"]["micro"]["f1"] == runs[0].f1("micro")
+
+
+def test_a_browser_shows_the_report_of_the_grid(made, tmp_path):
+    page = write_report(tmp_path / "report", "A title", *made)
+    assert page.stat().st_size < 5e6
+    space, curves = image_sizes(page, tmp_path)
+    assert space["loaded"] and space["alt"].startswith("4 panels") and min(space["width"], space["height"]) > 800
+    assert curves["loaded"] and curves["alt"].startswith("3 panels")
+    assert open_page(page).console == []
 
 
 def test_errors_of_chosen_runs(runs, made):
