@@ -1,30 +1,28 @@
 """How far the scores of the pipeline can be believed: a reliability table and the expected calibration error.
 
-    python benchmarks/calibration.py --model DIR --documents FILE_OR_FOLDER [--bins 10]
+    python benchmarks/calibration.py --model DIR --documents FILE_OR_FOLDER [--bins 10] [--cross_fit]
 
 Entities are put into bins by their score; a bin's precision is the share of its entities that the gold has (start, end, type).
 ECE = sum over bins of (entities in the bin / all) * |mean score - precision| (Guo et al. 2017).
+The scores are those of the model's own `score_temperature`, and of temperature 1. `--cross_fit` adds what a temperature fitted
+on such documents gives: one half of the documents is scored under the temperature of the other half, and the other way round,
+so that no document is scored under a temperature that has seen it.
 """
 
 import argparse
 
 import numpy as np
-from tqdm import tqdm
 
+from runne_coner.calibration import calibration_error, cross_fitted_scores, fit_temperature, predicted_spans, reliability
 from runne_coner.documents import read_documents
 from runne_coner.pipeline import load_pipeline
 
 
-def scored_entities(model: str, documents: str) -> tuple[np.ndarray, np.ndarray]:
-    """Score of every predicted entity, and whether it is right."""
-    recognizer = load_pipeline(model)
-    gold = read_documents(documents)
-    scores, right = [], []
-    for document, entities in zip(gold, tqdm(recognizer(document.text for document in gold), total=len(gold)), strict=True):
-        truth = {(entity.start, entity.end, entity.type) for entity in document.entities}
-        scores.extend(entity["score"] for entity in entities)
-        right.extend((entity["start"], entity["end"], entity["entity_type"]) in truth for entity in entities)
-    return np.array(scores), np.array(right, dtype=float)
+def print_table(title: str, scores: np.ndarray, right: np.ndarray, bins: int) -> None:
+    print(f"\n{title}\n{'score':>12}{'entities':>10}{'mean score':>12}{'precision':>11}")
+    for low, high, number, mean, precision in reliability(scores, right, bins):
+        print(f"{low:.2f} - {high:.2f}{number:>10}{mean:>12.3f}{precision:>11.3f}")
+    print(f"expected calibration error: {calibration_error(scores, right, bins):.4f} over {len(scores)} entities")
 
 
 def main() -> None:
@@ -32,18 +30,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--documents", required=True)
     parser.add_argument("--bins", type=int, default=10)
+    parser.add_argument("--cross_fit", action="store_true", help="fit the temperature on halves of the documents")
     arguments = parser.parse_args()
-    scores, right = scored_entities(arguments.model, arguments.documents)
-    bins = np.minimum((scores * arguments.bins).astype(int), arguments.bins - 1)
-    error = 0.0
-    print(f"{'score':>12}{'entities':>10}{'mean score':>12}{'precision':>11}")
-    for index in range(arguments.bins):
-        inside = bins == index
-        if inside.any():
-            low, high = index / arguments.bins, (index + 1) / arguments.bins
-            print(f"{low:.2f} - {high:.2f}{inside.sum():>10}{scores[inside].mean():>12.3f}{right[inside].mean():>11.3f}")
-            error += inside.mean() * abs(scores[inside].mean() - right[inside].mean())
-    print(f"expected calibration error: {error:.4f} over {len(scores)} entities")
+    recognizer = load_pipeline(arguments.model)
+    spans = predicted_spans(recognizer, read_documents(arguments.documents))
+    temperatures = sorted({1.0, recognizer.model.config.score_temperature})
+    for temperature in temperatures:
+        scores = np.exp(spans.log_probabilities(temperature))
+        print_table(f"temperature {temperature:.3f}", scores, spans.right, arguments.bins)
+    if arguments.cross_fit:
+        print_table("cross-fitted temperature", cross_fitted_scores(spans), spans.right, arguments.bins)
+        print(f"temperature fitted on all documents: {fit_temperature(spans.log_probabilities, spans.right):.3f}")
 
 
 if __name__ == "__main__":

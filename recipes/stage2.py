@@ -9,9 +9,10 @@ It leaves a model in `output_dir` that `AutoModelForTokenClassification` and `ru
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import set_seed
 
 from runne_coner.arguments import (
@@ -23,13 +24,16 @@ from runne_coner.arguments import (
     load_corpus,
     parse_settings,
 )
+from runne_coner.calibration import calibrate
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import CoNERConfig
+from runne_coner.documents import from_row
 from runne_coner.encoders import resolve_encoder
 from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
+from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
@@ -54,6 +58,11 @@ class Stage2Arguments(EncoderArguments):
         metadata={"help": "Where the heads start: at the tag frequencies of the training set, or at 'zero'."},
     )
 
+    calibrate_scores: bool = field(
+        default=True,
+        metadata={"help": "Fit the temperature of the scores on the evaluation documents at the end (score_temperature)."},
+    )
+
     def __post_init__(self):
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
@@ -63,6 +72,17 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError(f"head_bias must be 'frequency' or 'zero', got {self.head_bias!r}")
         if self.transitions not in ("uniform", "counted"):
             raise ValueError(f"transitions must be 'uniform' or 'counted', got {self.transitions!r}")
+
+
+def calibrate_saved_model(trainer: NestedNerTrainer, documents: Dataset) -> dict[str, float]:
+    """Fit the temperature of the scores of the model in `output_dir`, write it into its config.json; the metrics of it."""
+    arguments = trainer.args
+    recognizer = load_pipeline(arguments.output_dir, device=arguments.device)
+    with trainer.compute_loss_context_manager():  # in the precision, and so at the cost, of the evaluation
+        found = calibrate(recognizer, [from_row(row) for row in documents], arguments.per_device_eval_batch_size)
+    trainer.model.config.score_temperature = found.score_temperature
+    trainer.model.config.save_pretrained(arguments.output_dir)
+    return {f"eval_{name}": value for name, value in asdict(found).items()}
 
 
 def main(argv: list[str]) -> None:
@@ -120,6 +140,8 @@ def main(argv: list[str]) -> None:
     trainer.save_state()
     trainer.save_metrics("train", result.metrics)
     metrics = trainer.evaluate()
+    if network.calibrate_scores and trainer.is_world_process_zero():
+        metrics |= calibrate_saved_model(trainer, corpus.evaluation)
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():

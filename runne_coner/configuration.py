@@ -38,6 +38,7 @@ class CoNERConfig(PreTrainedConfig):
 
     Parameters of decoding:
         transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
+        score_temperature: what logits are divided by for the scores of spans, positive; it changes no span (see `calibration`).
 
     `format_version` is `FORMAT_VERSION`; a model saved by a package with another one is refused.
 
@@ -59,6 +60,7 @@ class CoNERConfig(PreTrainedConfig):
     max_sentences: int = 1
     stride: int = 32
     transition_priors: list | None = None
+    score_temperature: float = 1.0
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
@@ -104,6 +106,8 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:
             raise ValueError(f"stride must be at least 0 and less than max_length, got {self.stride} of {self.max_length}")
+        if type(self.score_temperature) not in (int, float) or not 0.0 < self.score_temperature < float("inf"):
+            raise ValueError(f"score_temperature must be a finite number above 0, got {self.score_temperature!r}")
 
     @property
     def heads(self) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, Pipeline, PreTrainedTokenizerBase, pipeline
 
 from .collators import BilouCollator
@@ -32,7 +33,9 @@ class NestedNerPipeline(Pipeline):
     A text without words gives no entities.
 
     `score` is the probability of the whole span under its head: the share of the weight of all legal tag paths of the
-    window that pass exactly over this span (forward-backward over the chains of Figure 2). `level` is the nesting level
+    window that pass exactly over this span (forward-backward over the chains of Figure 2), with the logits divided by
+    `config.score_temperature`, which stage 2 fits so that a score of 0.8 is right in about 80% of cases (see `calibration`);
+    the temperature changes scores only, never which spans are decoded. `level` is the nesting level
     among entities of the type (1 = outermost).
 
     A text is cut into windows of sentences as in training; pieces of a sentence longer than a window overlap, and an entity
@@ -44,7 +47,8 @@ class NestedNerPipeline(Pipeline):
 
     Options, at construction or in the call:
         batch_size: windows in a forward pass, at least 1, default 32.
-        threshold: leave out entities with a score below it, in [0, 1], default 0.
+        threshold: leave out entities with a (calibrated) score below it, in [0, 1], default 0. One chosen for a model
+            before its scores were calibrated has to be chosen anew.
         entity_types: decode only these types.
         flat: keep only the outermost entities: from the longest on, those that overlap none kept before; of equal spans
             the one with the better score.
@@ -150,6 +154,25 @@ class NestedNerPipeline(Pipeline):
 
     def _forward(self, rows: list[dict], heads: list[int] | None = None) -> list[list[dict]]:
         """Entities of each of a batch of windows, without their text."""
+        entities: list[list[dict]] = [[] for _ in rows]
+        cases, logits, spans, found = self.decode(rows, heads)
+        if len(spans) == 0:
+            return entities
+        temperature = self.model.config.score_temperature
+        scores = self.viterbi.span_log_probabilities(cases, logits, spans, temperature).exp()
+        for window, entity, score in zip(spans[:, 0].tolist(), found, scores.tolist(), strict=True):
+            entities[window].append(entity | {"score": score})
+        return entities
+
+    def decode(self, rows: list[dict], heads: list[int] | None = None) -> tuple[Tensor, Tensor, Tensor, list[dict]]:
+        """What the model finds in a batch of windows, and what its scores are made of.
+
+        Args:
+            rows: from `preprocess`. heads: those to decode, by default all.
+        Returns:
+            Arguments of `viterbi.span_log_probabilities`: sub-word cases `(batch, tokens)`, logits `(batch, tokens, heads, 5)`
+            and spans `(S, 4)`; and each span's entity, without text and score.
+        """
         inputs = {name: value.to(self.device) for name, value in self.collator(rows).items()}
         cases = inputs.pop("subword_cases")
         logits = self.model(**inputs).logits
@@ -157,23 +180,23 @@ class NestedNerPipeline(Pipeline):
             logits = logits[:, :, heads]
         tags = self.viterbi.decode(cases, logits)
         spans = spans_from_tags(tags.cpu().numpy())
-        entities: list[list[dict]] = [[] for _ in rows]
-        if len(spans) == 0:
-            return entities
-        scores = self.viterbi.span_log_probabilities(cases, logits, torch.from_numpy(spans).to(self.device)).exp()
         types = self.model.config.entity_types
-        for (window, index, first, end), score in zip(spans.tolist(), scores.tolist(), strict=True):
+        kept, entities = [], []
+        for number, (window, index, first, end) in enumerate(spans.tolist()):
             row = rows[window]
             head = index if heads is None else heads[index]
             start = int(row["word_starts"][first])
             if row["core"][0] <= start < row["core"][1]:
-                entity = {
-                    "entity_type": types[head % len(types)],
-                    "start": start,
-                    "end": int(row["word_ends"][end - 1]),
-                }
-                entities[window].append(entity | {"score": score, "level": head // len(types) + 1})
-        return entities
+                kept.append(number)
+                entities.append(
+                    {
+                        "entity_type": types[head % len(types)],
+                        "start": start,
+                        "end": int(row["word_ends"][end - 1]),
+                        "level": head // len(types) + 1,
+                    }
+                )
+        return cases, logits, torch.from_numpy(spans[kept]).to(self.device), entities
 
     def postprocess(self, found: tuple[str, list[dict]], threshold: float = 0.0, flat: bool = False) -> list[dict]:
         """Entities of one text in order, each span and type once (the better score)."""

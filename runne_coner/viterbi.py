@@ -138,7 +138,7 @@ class BilouViterbiProcessor(LogitsProcessor):
         return torch.cat(path[::-1], dim=1)
 
     @torch.no_grad()
-    def span_log_probabilities(self, subword_cases: Tensor, logits: Tensor, spans: Tensor) -> Tensor:
+    def span_log_probabilities(self, subword_cases: Tensor, logits: Tensor, spans: Tensor, temperature: float = 1.0) -> Tensor:
         """Log of the probability that a head's path holds exactly this span, summed over all legal paths.
 
         Forward-backward over the same chains as `decode`: the weight of the paths that read U, or B I ... I L, on the span's
@@ -147,13 +147,14 @@ class BilouViterbiProcessor(LogitsProcessor):
         Args:
             subword_cases, logits: as `__call__`.
             spans: `(S, 4)` window, head, first token, end token (exclusive), as `tagging.spans_from_tags` gives them.
+            temperature: what the logits are divided by (Guo et al. 2017): above 1 the probabilities are less extreme.
         Returns:
             `(S,)` float32, at most 0.
         """
         pairs, row = torch.unique(spans[:, :2], dim=0, return_inverse=True)
         # Only the (window, head) pairs that hold a span are summed over.
         cases = subword_cases[pairs[:, 0]]
-        emissions = self._log_emissions(cases, logits[pairs[:, 0], :, pairs[:, 1]])
+        emissions = self._log_emissions(cases, logits[pairs[:, 0], :, pairs[:, 1]].float() / temperature)
         transitions = self.log_priors.to(device=logits.device, dtype=emissions.dtype)[cases]
         forward, backward, total = _forward_backward(transitions, emissions)
         first, last = spans[:, 2], spans[:, 3] - 1

@@ -62,6 +62,7 @@ MAY_IMPORT = {
         *("collators", "modeling", "onnx_model", "preprocessing", "viterbi", "documents", "tagging", "windows"),
         "configuration",
     },
+    "calibration": {"documents", "pipeline", "preprocessing", "viterbi"},
     "export": {"pipeline", "onnx_model", "preprocessing", "documents", "nerel", "tagging"},
     "significance": {"documents", "metrics"},
     "embeddings": {

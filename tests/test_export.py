@@ -29,7 +29,7 @@ def folder_of(tmp_path_factory):
     """Makes the folder of a model with an encoder and random heads, which are sure of what they tag."""
 
     def make(encoder: str) -> str:
-        config = CoNERConfig(entity_types=TYPES, levels=2, max_length=48, max_sentences=0, stride=8)
+        config = CoNERConfig(entity_types=TYPES, levels=2, max_length=48, max_sentences=0, stride=8, score_temperature=3.0)
         torch.manual_seed(1)
         model = CoNERForTokenClassification.from_encoder(encoder, config)
         torch.nn.init.normal_(model.classifier.weight, std=2.0)
@@ -111,6 +111,10 @@ def test_the_pipeline_finds_the_same_entities(model_folder, exported):
             assert [e["score"] for e in given] == pytest.approx([e["score"] for e in wanted], abs=1e-3)
     assert {e["entity_type"] for e in recognize(TEXTS[0], entity_types=["CITY"])} <= {"CITY"}
     assert recognize("") == [] and "OnnxModel" in repr(recognize)
+    # The export has the model's temperature, and its scores depend on it.
+    recognize.model.config.score_temperature = 1.0
+    sharper = [entity["score"] for entities in recognize(TEXTS) for entity in entities]
+    assert np.mean(sharper) > 0.05 + np.mean([entity["score"] for entities in by_torch for entity in entities])
 
 
 def test_the_backend_is_chosen_by_what_the_folder_holds(model_folder, exported, tmp_path):

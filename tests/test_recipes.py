@@ -15,10 +15,12 @@ from conftest import ROOT, TYPES, make_documents
 from transformers import AutoModel, AutoModelForTokenClassification
 
 from runne_coner.arguments import DataArguments, EncoderArguments, UsageError, checkpoint_to_resume, load_corpus, parse_settings
+from runne_coner.calibration import calibrate
 from runne_coner.collators import BilouCollator
 from runne_coner.documents import CorpusError, from_row, write_runne
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.nerel import FEW_SHOT_TYPES, NEREL_TYPES
+from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, load_tokenizer
 from runne_coner.tagging import B, L, O, U
 from runne_coner.trainers import NestedNerTrainer
@@ -279,7 +281,10 @@ def test_both_stages_and_resuming(run, tmp_path, wordpiece_encoder):
     assert model.classifier.out_features == 2 * len(TYPES) * 5
 
     passed = (second / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
-    run("stage2.py", *stage2, "--max_steps", 6, "--resume_from_checkpoint", "last")
+    assert config["score_temperature"] == metrics["eval_score_temperature"]
+    run("stage2.py", *stage2, "--max_steps", 6, "--resume_from_checkpoint", "last", "--calibrate_scores", "false")
+    assert read(second / "config.json")["score_temperature"] == 1.0
+    assert not {"eval_score_temperature", "eval_ece_after"} & read(second / "eval_results.json").keys()
     assert (second / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == passed  # it did not start anew
     state = read(second / "trainer_state.json")
     assert state["global_step"] == 6
@@ -311,6 +316,15 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     assert len(scores) > 8
     assert {name: together[name] for name in scores} == {name: alone[name] for name in scores}
     assert 0.2 < alone["eval_micro_f1"]  # or equal scores would mean little
+
+    # One process has calibrated the scores of what was saved; the card says how well.
+    temperature = together["eval_score_temperature"]
+    assert model.config.score_temperature == temperature and abs(temperature - 1.0) > 0.02
+    found = calibrate(load_pipeline(str(folder)), [from_row(row) for row in documents])
+    assert found.score_temperature == pytest.approx(temperature, rel=0.05)
+    assert found.ece_before == pytest.approx(together["eval_ece_before"], abs=0.02)
+    assert found.ece_after == pytest.approx(together["eval_ece_after"], abs=0.02)
+    assert f"| {100 * together['eval_ece_after']:.2f} |" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def load_recipe(name):

@@ -1,0 +1,174 @@
+"""Calibrated scores: the temperature that makes span scores probabilities (Guo et al. 2017), and how far they still are.
+
+A network trained to the end is too sure of itself. Dividing all logits by one number T before the forward-backward sums
+makes scores less (T > 1) or more extreme; the decoded spans stay as they are, as Viterbi keeps the logits themselves. T is
+fitted on documents that the model was not trained on, by the likelihood of which predicted spans are right.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .documents import Document
+from .pipeline import NestedNerPipeline
+from .preprocessing import window_rows
+from .viterbi import BilouViterbiProcessor
+
+TEMPERATURES = (0.1, 10.0)
+"""Where temperatures are looked for."""
+_LARGEST_LOG_PROBABILITY = -1e-6
+"""Float32 sums cannot tell a probability closer to 1 from 1, and a wrong span of probability 1 would cost infinitely much."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found; the field names are those of the metrics.
+
+    Attributes:
+        score_temperature: fitted on all documents; for `CoNERConfig.score_temperature`.
+        ece_before: expected calibration error of the scores with temperature 1.
+        ece_after: that of calibrated scores, cross-fitted: each half of the documents under the temperature of the other.
+    """
+
+    score_temperature: float
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True)
+class PredictedSpans:
+    """Predicted entities of documents, and what their scores at any temperature are made of.
+
+    Attributes:
+        viterbi: the model's chains.
+        batches: per batch sub-word cases `(K, tokens)`, logits `(K, tokens, 1, 5)` of the K sequences (a window under a head)
+            that hold spans, and spans `(S, 4)` as `BilouViterbiProcessor.span_log_probabilities` takes them.
+        right: bool `(spans,)`: whether the gold has an entity of this start, end and type.
+        document: int `(spans,)`: index of the document.
+    """
+
+    viterbi: BilouViterbiProcessor
+    batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+    right: np.ndarray
+    document: np.ndarray
+
+    def log_probabilities(self, temperature: float, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Log-scores at a temperature, float64 `(spans,)`, of all spans or of those `chosen` (bool `(spans,)`)."""
+        chosen = torch.ones(len(self.right), dtype=torch.bool) if chosen is None else torch.from_numpy(chosen)
+        parts = chosen.split([len(spans) for _, _, spans in self.batches]) if self.batches else []
+        found = [
+            self.viterbi.span_log_probabilities(cases, logits, spans[part], temperature)
+            for (cases, logits, spans), part in zip(self.batches, parts, strict=True)
+            if part.any()
+        ]
+        return torch.cat(found).double().numpy() if found else np.zeros(0)
+
+
+def calibrate(recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32) -> Calibration:
+    """Fit the temperature of a model's scores on documents, and measure what it does; the model stays as it is.
+
+    One forward pass over the documents; then scores alone are computed anew, for spans that were found.
+
+    Args:
+        recognizer: the model, of any backend.
+        documents: with gold entities, none of them trained on.
+        batch_size: windows in a forward pass.
+    """
+    spans = predicted_spans(recognizer, documents, batch_size)
+    before = np.exp(spans.log_probabilities(1.0))
+    return Calibration(
+        score_temperature=fit_temperature(spans.log_probabilities, spans.right),
+        ece_before=calibration_error(before, spans.right),
+        ece_after=calibration_error(cross_fitted_scores(spans), spans.right),
+    )
+
+
+def predicted_spans(recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32) -> PredictedSpans:
+    """What a model finds in documents; arguments as `calibrate`. Each span and type is there once, as in the pipeline."""
+    truth = [{(entity.start, entity.end, entity.type) for entity in document.entities} for document in documents]
+    rows = window_rows([document.text for document in documents], recognizer.tokenizer, recognizer.windows)
+    rows.sort(key=lambda row: -row["length"])  # if a batch does not fit into memory, it is the first one
+    batches, right, places = [], [], []
+    for start in tqdm(range(0, len(rows), batch_size), desc="predictions for calibration", unit="batch"):
+        batch = rows[start : start + batch_size]
+        with recognizer.device_placement(), torch.inference_mode():
+            cases, logits, spans, entities = recognizer.decode(batch)
+            if not entities:
+                continue
+            keys = [
+                (batch[window]["document"], (entity["start"], entity["end"], entity["entity_type"]))
+                for window, entity in zip(spans[:, 0].tolist(), entities, strict=True)
+            ]
+            scores = recognizer.viterbi.span_log_probabilities(cases, logits, spans)
+            # Of a span that several levels find, the better score's; the last of equal keys stays.
+            best = sorted({keys[index]: index for index in scores.argsort().tolist()}.values())
+            spans = spans[best]
+            pairs, sequence = torch.unique(spans[:, :2], dim=0, return_inverse=True)
+            spans = torch.stack([sequence, torch.zeros_like(sequence), spans[:, 2], spans[:, 3]], dim=1)
+            sequences = cases[pairs[:, 0]], logits[pairs[:, 0], :, pairs[:, 1]][:, :, None].float()
+        batches.append((*(part.cpu() for part in sequences), spans.cpu()))
+        right += [keys[index][1] in truth[keys[index][0]] for index in best]
+        places += [keys[index][0] for index in best]
+    return PredictedSpans(recognizer.viterbi, batches, np.array(right, dtype=bool), np.array(places, dtype=np.int64))
+
+
+def fit_temperature(log_probabilities: Callable[[float], np.ndarray], right: np.ndarray) -> float:
+    """The temperature under which it is most likely that just these spans are right.
+
+    A log-normal prior around 1 (of standard deviation 1 on the logarithm) decides where spans are few or all alike: without
+    spans the temperature is 1, and a few that are all right do not drive it to an end of `TEMPERATURES`. It weighs as much
+    as a span or two, nothing among hundreds.
+
+    Args:
+        log_probabilities: from a temperature to the log-scores `(spans,)`.
+        right: bool `(spans,)`.
+    Returns:
+        A number within `TEMPERATURES`.
+    """
+
+    def cost(log_temperature: float) -> float:
+        logs = np.minimum(log_probabilities(math.exp(log_temperature)), _LARGEST_LOG_PROBABILITY)
+        return float(log_temperature**2 / 2 - np.where(right, logs, np.log(-np.expm1(logs))).sum())
+
+    if len(right) == 0:
+        return 1.0
+    bounds = tuple(math.log(temperature) for temperature in TEMPERATURES)
+    return math.exp(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 0.005}).x)
+
+
+def cross_fitted_scores(spans: PredictedSpans) -> np.ndarray:
+    """Scores `(spans,)` of each half of the documents (even and odd ones) under the temperature fitted on the other half."""
+    scores = np.zeros(len(spans.right))
+    for half in (spans.document % 2 == 0, spans.document % 2 == 1):
+        other = ~half
+        temperature = fit_temperature(lambda t, other=other: spans.log_probabilities(t, other), spans.right[other])
+        scores[half] = np.exp(spans.log_probabilities(temperature, half))
+    return scores
+
+
+def reliability(scores: np.ndarray, right: np.ndarray, bins: int = 10) -> list[tuple[float, float, int, float, float]]:
+    """Spans in bins of equal width by score: lower and upper end, spans, mean score, precision; without empty bins."""
+    places = np.minimum((scores * bins).astype(int), bins - 1)
+    return [
+        (index / bins, (index + 1) / bins, int(inside.sum()), float(scores[inside].mean()), float(right[inside].mean()))
+        for index in range(bins)
+        if (inside := places == index).any()
+    ]
+
+
+def calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error (Guo et al. 2017): the mean over spans of |mean score - precision| of their bin.
+
+    Args:
+        scores: `(spans,)` in [0, 1]. right: bool `(spans,)`. bins: of equal width.
+    Returns:
+        A number in [0, 1]; 0 without spans.
+    """
+    rows = reliability(scores, right, bins)
+    return sum(number * abs(mean - precision) for _, _, number, mean, precision in rows) / max(len(right), 1)
