@@ -79,7 +79,8 @@ def calibrate_saved_model(trainer: NestedNerTrainer, documents: Dataset) -> dict
     arguments = trainer.args
     recognizer = load_pipeline(arguments.output_dir, device=arguments.device)
     with trainer.compute_loss_context_manager():  # in the precision, and so at the cost, of the evaluation
-        found = calibrate(recognizer, [from_row(row) for row in documents], arguments.per_device_eval_batch_size)
+        gold, batch_size = [from_row(row) for row in documents], arguments.per_device_eval_batch_size
+        found = calibrate(recognizer, gold, batch_size, progress=not arguments.disable_tqdm)
     trainer.model.config.score_temperature = found.score_temperature
     trainer.model.config.save_pretrained(arguments.output_dir)
     return {f"eval_{name}": value for name, value in asdict(found).items()}

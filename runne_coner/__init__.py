@@ -59,6 +59,7 @@ _LAZY = {
     "CoNERForTokenClassification": "modeling",
     "EntityEncoder": "modeling",
     "NestedNerPipeline": "pipeline",
+    "calibrate": "calibration",
     "BilouViterbiProcessor": "viterbi",
     "BilouCollator": "collators",
     "EntityCollator": "collators",

@@ -70,7 +70,9 @@ class PredictedSpans:
         return torch.cat(found).double().numpy() if found else np.zeros(0)
 
 
-def calibrate(recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32) -> Calibration:
+def calibrate(
+    recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32, progress: bool = True
+) -> Calibration:
     """Fit the temperature of a model's scores on documents, and measure what it does; the model stays as it is.
 
     One forward pass over the documents; then scores alone are computed anew, for spans that were found.
@@ -79,8 +81,9 @@ def calibrate(recognizer: NestedNerPipeline, documents: Sequence[Document], batc
         recognizer: the model, of any backend.
         documents: with gold entities, none of them trained on.
         batch_size: windows in a forward pass.
+        progress: whether to show a bar.
     """
-    spans = predicted_spans(recognizer, documents, batch_size)
+    spans = predicted_spans(recognizer, documents, batch_size, progress)
     before = np.exp(spans.log_probabilities(1.0))
     return Calibration(
         score_temperature=fit_temperature(spans.log_probabilities, spans.right),
@@ -89,13 +92,16 @@ def calibrate(recognizer: NestedNerPipeline, documents: Sequence[Document], batc
     )
 
 
-def predicted_spans(recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32) -> PredictedSpans:
+def predicted_spans(
+    recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32, progress: bool = True
+) -> PredictedSpans:
     """What a model finds in documents; arguments as `calibrate`. Each span and type is there once, as in the pipeline."""
     truth = [{(entity.start, entity.end, entity.type) for entity in document.entities} for document in documents]
     rows = window_rows([document.text for document in documents], recognizer.tokenizer, recognizer.windows)
     rows.sort(key=lambda row: -row["length"])  # if a batch does not fit into memory, it is the first one
     batches, right, places = [], [], []
-    for start in tqdm(range(0, len(rows), batch_size), desc="predictions for calibration", unit="batch"):
+    starts = range(0, len(rows), batch_size)
+    for start in tqdm(starts, desc="predictions for calibration", unit="batch", disable=not progress):
         batch = rows[start : start + batch_size]
         with recognizer.device_placement(), torch.inference_mode():
             cases, logits, spans, entities = recognizer.decode(batch)
