@@ -17,6 +17,7 @@ from .hub import create_repository, push_model, write_card
 from .losses import DistanceBasedLogisticLoss, NamedEntityLoss, floored_sqrt
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification, EntityEncoder
+from .sampling import repeat_rare_windows
 from .training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
 
@@ -267,6 +268,15 @@ class NestedNerTrainer(_SpanTrainer):
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+
+    def get_train_dataloader(self):
+        windows = self.train_dataset
+        num_types = len(self.model.config.entity_types)
+        try:
+            self.train_dataset = repeat_rare_windows(windows, num_types, self.args.rare_window_target, self.args.seed)
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = windows
 
     def create_optimizer(self, model=None):
         """The Trainer's optimiser, in which the heads have a learning rate of their own."""

@@ -1,5 +1,6 @@
 """Training arguments of both stages: `transformers.TrainingArguments` with the knobs of the method."""
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -81,6 +82,10 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
 
+    Parameters that control what is trained on:
+        rare_window_target: windows with a type of fewer mentions stand several times in an epoch, see
+            `sampling.repeat_factors`; 0 leaves all windows single.
+
     Parameters that control the optimiser:
         head_learning_rate: peak learning rate of the heads; `learning_rate` is the encoder's.
 
@@ -92,6 +97,10 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     dice_weight: float = field(default=1.0, metadata={"help": "Weight of the dice term in the loss; 0 leaves it out."})
     dice_smoothing: float = field(default=1.0, metadata={"help": "Smoothing gamma of the dice term."})
     dice_reduction: str = field(default="token", metadata={"help": "Dice per 'token' or over the 'batch'."})
+    rare_window_target: float = field(
+        default=0.0,
+        metadata={"help": "Repeat windows whose rarest type has n mentions sqrt(target / n) times, 1 to 8; 0 = off (try 300)."},
+    )
     head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
 
     def __post_init__(self):
@@ -102,3 +111,5 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight} must be >= 0 and not both 0")
         if self.dice_smoothing <= 0:
             raise ValueError(f"dice_smoothing must be positive, got {self.dice_smoothing}")
+        if not 0.0 <= self.rare_window_target < math.inf:
+            raise ValueError(f"rare_window_target must be 0 (off) or a number of mentions, got {self.rare_window_target}")

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "configuration": {"tagging"},
     "nerel": {"documents", "tagging"} | BRAT,
     "windows": set(),
+    "sampling": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows"},
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "hub": {"model_card", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        "files",
+        *("files", "sampling"),
     },
     "pipeline": {
         *("collators", "modeling", "onnx_model", "preprocessing", "viterbi", "documents", "tagging", "windows"),

@@ -376,3 +376,20 @@ def test_a_given_loss_is_used(stage2):
     assert logged(trainer, "loss") == [7.0, 7.0] and logged(trainer, "my_part") == [3.0, 3.0]
     assert trainer.evaluate()["eval_my_part"] == 3.0
     assert torch.equal(model.classifier.weight, trainer.model.classifier.weight)
+
+
+# -- Options of stage 2 beyond the paper --------------------------------------------------------------------------------
+
+
+def test_rare_windows_are_seen_more_often(stage2):
+    """With length grouping, and without touching the dataset that was given."""
+    plain, repeated = stage2(), stage2(rare_window_target=60)
+    dataset = repeated.train_dataset
+    counts = [sum(len(batch["labels"]) for batch in trainer.get_train_dataloader()) for trainer in (plain, repeated)]
+    assert counts[0] == len(dataset) < counts[1] < 8 * len(dataset)
+    assert repeated.train_dataset is dataset
+    repeated.args.max_steps = 2
+    repeated.train()
+    assert len(logged(repeated, "loss")) == 2
+    with pytest.raises(ValueError, match="rare_window_target"):
+        stage2(rare_window_target=-1)
