@@ -24,7 +24,7 @@ from runne_coner.arguments import (
 )
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
-from runne_coner.configuration import CoNERConfig
+from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
 from runne_coner.encoders import resolve_encoder
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.model_card import record_facts, stage_facts
@@ -42,6 +42,10 @@ class Stage2Arguments(EncoderArguments):
     """Which encoder is fine-tuned, and the heads on it."""
 
     levels: int = field(default=1, metadata={"help": "Nesting levels per entity type; 1 is the paper."})
+    level_conditioning: str = field(
+        default="none",
+        metadata={"help": "What a head sees of the level above it: 'none', the head of its 'type', or 'all' heads."},
+    )
     head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
     transitions: str = field(
         default="uniform",
@@ -56,6 +60,8 @@ class Stage2Arguments(EncoderArguments):
     def __post_init__(self):
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if self.level_conditioning not in LEVEL_CONDITIONINGS:
+            raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
         if self.head_bias not in ("frequency", "zero"):
@@ -90,6 +96,7 @@ def main(argv: list[str]) -> None:
         entity_types=types,
         few_shot_types=corpus.few_shot_types,
         levels=levels,
+        level_conditioning=network.level_conditioning,
         head_dropout=network.head_dropout,
         max_length=data.max_length,
         max_sentences=data.max_sentences,

@@ -6,6 +6,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .tagging import TAGS, head_names
 
 SPAN_POOLINGS = ("mean", "masked_matrix")
+LEVEL_CONDITIONINGS = ("none", "type", "all")
 
 
 class CoNERConfig(PreTrainedConfig):
@@ -17,6 +18,8 @@ class CoNERConfig(PreTrainedConfig):
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
         head_dropout: dropout before the heads.
+        level_conditioning: what a head below level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
+            of the head of its type one level up; `all`, those of all heads one level up (see `modeling.LevelConditioning`).
         span_pooling: how stage 1 makes an embedding of a span: `mean` of its sub-words, or the paper's `masked_matrix`.
 
     Parameters that describe how text is cut (see `preprocessing`):
@@ -38,6 +41,7 @@ class CoNERConfig(PreTrainedConfig):
     few_shot_types: list[str] | None = None
     levels: int = 1
     head_dropout: float = 0.1
+    level_conditioning: str = "none"
     span_pooling: str = "mean"
     max_length: int = 128
     max_sentences: int = 1
@@ -74,6 +78,8 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.span_pooling not in SPAN_POOLINGS:
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
+        if self.level_conditioning not in LEVEL_CONDITIONINGS:
+            raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if self.max_sentences < 0:
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:

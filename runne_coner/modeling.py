@@ -12,6 +12,7 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
+    initialization,
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
@@ -140,6 +141,38 @@ def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
         return nn.functional.normalize(pooled, dim=-1)
 
 
+class LevelConditioning(nn.Module):
+    """Lets the heads of each level below the first see what the level above it says about the token.
+
+    The logits of level k gain `W_k p`, where `p` are the tag probabilities of level k - 1 (after its own conditioning). `W_k`
+    starts at 0, where the heads are those without conditioning, and no gradient flows through `p`, so that the outer
+    levels are trained for their own entities alone.
+
+    Args:
+        num_types, levels: as the heads are laid out; with one level there is nothing to condition.
+        scope: `type`, a head sees the head of its type one level up: `W_k` is (types, 5, 5); `all`, it sees all heads of
+            the level above: `W_k` is (types x 5, types x 5).
+    """
+
+    def __init__(self, num_types: int, levels: int, scope: str):
+        super().__init__()
+        self.num_types, self.scope = num_types, scope
+        shape = (num_types, NUM_TAGS, NUM_TAGS) if scope == "type" else (num_types * NUM_TAGS, num_types * NUM_TAGS)
+        self.weight = nn.Parameter(torch.zeros(levels - 1, *shape))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Args: `logits` (batch, tokens, heads, 5) of all levels. Returns the conditioned logits, of the same shape."""
+        levels = list(logits.split(self.num_types, dim=2))
+        for index, weight in enumerate(self.weight.unbind(0)):
+            outer = levels[index].detach().softmax(dim=-1).to(weight.dtype)
+            if self.scope == "type":
+                seen = torch.einsum("btec,ecd->bted", outer, weight)
+            else:
+                seen = (outer.flatten(2) @ weight).unflatten(-1, (self.num_types, NUM_TAGS))
+            levels[index + 1] = levels[index + 1] + seen
+        return torch.cat(levels, dim=2)
+
+
 class CoNERForTokenClassification(CoNERPreTrainedModel):
     """Encoder with one BILOU head per entity type and nesting level, fused into one linear layer (section 3.2)."""
 
@@ -150,7 +183,16 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         self.encoder = _new_encoder(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.heads) * NUM_TAGS)
+        self.conditioning = None
+        if config.level_conditioning != "none" and config.levels > 1:
+            self.conditioning = LevelConditioning(len(config.entity_types), config.levels, config.level_conditioning)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LevelConditioning):
+            initialization.zeros_(module.weight)
 
     @torch.no_grad()
     def set_head_bias(self, tag_counts: np.ndarray) -> None:
@@ -174,8 +216,8 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
             `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`.
         """
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
-        logits = self.classifier(self.dropout(hidden))
-        return TokenClassifierOutput(logits=logits.unflatten(-1, (-1, NUM_TAGS)))
+        logits = self.classifier(self.dropout(hidden)).unflatten(-1, (-1, NUM_TAGS))
+        return TokenClassifierOutput(logits=logits if self.conditioning is None else self.conditioning(logits))
 
 
 # As `CoNERConfig`: the code goes with the model.

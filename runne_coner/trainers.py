@@ -283,7 +283,7 @@ class NestedNerTrainer(_SpanTrainer):
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        heads = {id(p) for name, p in self.model.named_parameters() if name.split(".")[-2] == "classifier"}
+        heads = {id(p) for name, p in self.model.named_parameters() if not name.startswith("encoder.")}
         for group in list(optimizer.param_groups):
             of_heads = [p for p in group["params"] if id(p) in heads]
             group["params"] = [p for p in group["params"] if id(p) not in heads]

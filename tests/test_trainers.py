@@ -66,10 +66,11 @@ def stage2(wordpiece_encoder, corpus, tmp_path):
     train = bilou_view(corpus, tokenizer, TYPES, 3)
     evaluation = bilou_view(corpus, tokenizer, TYPES, 3, training=False)
 
-    def make(folder="stage2", levels=3, optimizers=(None, None), train=train, callbacks=None, **settings):
+    def make(folder="stage2", network=None, optimizers=(None, None), train=train, callbacks=None, **settings):
         args = NestedNerTrainingArguments(str(tmp_path / folder), **{**QUICK, **settings})
         torch.manual_seed(0)
-        config = CoNERConfig(entity_types=TYPES, few_shot_types=["DISEASE"], levels=levels, head_dropout=0.0)
+        network = {"levels": 3, "head_dropout": 0.0, **(network or {})}
+        config = CoNERConfig(entity_types=TYPES, few_shot_types=["DISEASE"], **network)
         return NestedNerTrainer(
             CoNERForTokenClassification.from_encoder(wordpiece_encoder, config),
             args,
@@ -379,6 +380,15 @@ def test_a_given_loss_is_used(stage2):
 
 
 # -- Options of stage 2 beyond the paper --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["type", "all"])
+def test_conditioning_of_levels_is_trained_like_the_heads(stage2, scope):
+    trainer = stage2(network={"level_conditioning": scope}, max_steps=3, learning_rate=1e-4, head_learning_rate=5e-3)
+    rates = {id(value): group["lr"] for group in trainer.create_optimizer().param_groups for value in group["params"]}
+    assert rates[id(trainer.model.conditioning.weight)] == 5e-3
+    trainer.train()
+    assert (trainer.model.conditioning.weight != 0).flatten(1).any(dim=1).all()
 
 
 def test_rare_windows_are_seen_more_often(stage2):
