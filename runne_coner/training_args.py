@@ -88,6 +88,16 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
 
     Parameters that control the optimiser:
         head_learning_rate: peak learning rate of the heads; `learning_rate` is the encoder's.
+        layer_decay: learning rate of an encoder layer as a share of that of the layer above; the embeddings count as the
+            lowest layer; 1 gives all the same (`optimization.layer_scales`).
+        ema_decay: decay of a running average of the weights, which is what is evaluated and saved; 0 is off
+            (`optimization.AveragedWeights`).
+
+    Parameters that control regularisation:
+        fgm_epsilon: length of the adversarial perturbation of the word embeddings of a window; 0 is off, else a step costs
+            twice as much (`perturbation.FastGradient`).
+        rdrop_weight: weight of the divergence between two passes with different dropout masks; 0 is off, else a step
+            costs twice as much (`perturbation.rdrop_divergence`).
 
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
@@ -102,6 +112,18 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         metadata={"help": "Repeat windows whose rarest type has n mentions sqrt(target / n) times, 1 to 8; 0 = off (try 300)."},
     )
     head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of an encoder layer as a share of that of the layer above; 1 = equal."}
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Evaluate and save a running average of the weights with this decay, as 0.999; 0 = off."}
+    )
+    fgm_epsilon: float = field(
+        default=0.0, metadata={"help": "Length of the adversarial perturbation of the word embeddings; 0 = off."}
+    )
+    rdrop_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the divergence between two passes with other dropout masks; 0 = off."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,3 +135,10 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"dice_smoothing must be positive, got {self.dice_smoothing}")
         if not 0.0 <= self.rare_window_target < math.inf:
             raise ValueError(f"rare_window_target must be 0 (off) or a number of mentions, got {self.rare_window_target}")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("fgm_epsilon", "rdrop_weight"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}")

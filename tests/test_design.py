@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "nerel": {"documents", "tagging"} | BRAT,
     "windows": set(),
     "sampling": {"tagging"},
+    "optimization": set(),
+    "perturbation": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows"},
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
@@ -44,7 +46,7 @@ MAY_IMPORT = {
     "hub": {"model_card", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling"),
+        *("files", "sampling", "optimization", "perturbation"),
     },
     "pipeline": {
         *("collators", "modeling", "onnx_model", "preprocessing", "viterbi", "documents", "tagging", "windows"),
