@@ -107,7 +107,8 @@ def main(argv: list[str]) -> None:
     )
     model = CoNERForTokenClassification.from_encoder(encoder, config, **network.hub_options())
     if network.head_bias == "frequency":
-        model.set_head_bias(count_tags(train))
+        # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
+        model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment)
     trainer = NestedNerTrainer(
         model,
         training,

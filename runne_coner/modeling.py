@@ -18,7 +18,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration import CoNERConfig
-from .tagging import NUM_TAGS
+from .tagging import NUM_TAGS, tag_log_frequencies
 
 
 class CoNERPreTrainedModel(PreTrainedModel):
@@ -195,15 +195,18 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
             initialization.zeros_(module.weight)
 
     @torch.no_grad()
-    def set_head_bias(self, tag_counts: np.ndarray) -> None:
-        """Start every head at the tag frequencies of the training set, instead of learning first that most tags are O.
+    def set_head_bias(self, tag_counts: np.ndarray, share: float = 1.0, heads: list[int] | None = None) -> None:
+        """Start heads at the tag frequencies of the training set, instead of learning first that most tags are O.
 
         Args:
             tag_counts: `(heads, 5)` how often each head has each tag; 1 is added to each, so that no tag is ruled out.
+            share: factor of the log-frequencies; what a logit adjustment of strength t supplies is left out with 1 - t.
+            heads: indices of the heads to set, by default all.
         """
-        frequencies = torch.as_tensor(tag_counts, dtype=torch.float64) + 1.0
-        frequencies = frequencies / frequencies.sum(dim=-1, keepdim=True)
-        self.classifier.bias.copy_(frequencies.log().flatten())
+        chosen = slice(None) if heads is None else heads
+        frequencies = torch.from_numpy(share * tag_log_frequencies(tag_counts))
+        bias = self.classifier.bias.unflatten(0, (-1, NUM_TAGS))
+        bias[chosen] = frequencies[chosen].to(bias)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
@@ -14,12 +15,14 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import DistanceBasedLogisticLoss, NamedEntityLoss, floored_sqrt
+from .losses import DistanceBasedLogisticLoss, NamedEntityLoss, balanced_head_weights, floored_sqrt
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification, EntityEncoder
 from .optimization import WeightAveraging, layer_scales, set_learning_rates
 from .perturbation import FastGradient, rdrop_divergence
+from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
+from .tagging import tag_log_frequencies
 from .training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
 
@@ -245,6 +248,25 @@ def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {"pair_auc": float(roc_auc_score(same, -distance))}
 
 
+def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset | None) -> NamedEntityLoss:
+    """The loss of stage 2 with the settings of `args`.
+
+    Raises:
+        ValueError: a setting needs the tag frequencies of a training set, and there is none.
+    """
+    options = {"ce_form": args.ce_form, "focal_gamma": args.focal_gamma}
+    if args.head_weighting != "none" or args.logit_adjustment:
+        if train_dataset is None:
+            raise ValueError("head_weighting and logit_adjustment follow from tag frequencies; give a train_dataset")
+        tag_counts = count_tags(train_dataset)
+        if args.head_weighting == "balanced":
+            options["head_weights"] = balanced_head_weights(tag_counts)
+        if args.logit_adjustment:
+            options["logit_offsets"] = args.logit_adjustment * tag_log_frequencies(tag_counts)
+    settings = (args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor)
+    return NamedEntityLoss(*settings, **options)
+
+
 class NestedNerTrainer(WeightAveraging, _SpanTrainer):
     """Stage 2: trains the encoder and its BILOU heads under the named-entity loss (Bondarenko 2022, section 3.2, eq. 6).
 
@@ -255,7 +277,7 @@ class NestedNerTrainer(WeightAveraging, _SpanTrainer):
     `adversarial_loss`; with `fgm_epsilon` `loss` is that of the unperturbed pass.
 
     Args:
-        loss: default `NamedEntityLoss` with the settings of `args`.
+        loss: default `named_entity_loss(args, train_dataset)`.
     """
 
     def __init__(
@@ -266,9 +288,7 @@ class NestedNerTrainer(WeightAveraging, _SpanTrainer):
         loss: nn.Module | None = None,
         **kwargs,
     ):
-        loss = loss or NamedEntityLoss(
-            args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor
-        )
+        loss = loss or named_entity_loss(args, kwargs.get("train_dataset"))
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(model.config.transition_priors)

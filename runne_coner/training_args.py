@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from .losses import CE_FORMS, HEAD_WEIGHTINGS
+
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
 
@@ -81,6 +83,11 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         dice_smoothing: gamma.
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
+        ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
+        head_weighting: `balanced` weighs the cross-entropy of a head by how few mentions of it the training windows have
+            (`losses.balanced_head_weights`); `none`.
+        logit_adjustment: tau of Menon et al. 2021: the loss adds tau times the log-frequency of each tag to the logits; 0
+            is off.
 
     Parameters that control what is trained on:
         rare_window_target: windows with a type of fewer mentions stand several times in an epoch, see
@@ -107,6 +114,16 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     dice_weight: float = field(default=1.0, metadata={"help": "Weight of the dice term in the loss; 0 leaves it out."})
     dice_smoothing: float = field(default=1.0, metadata={"help": "Smoothing gamma of the dice term."})
     dice_reduction: str = field(default="token", metadata={"help": "Dice per 'token' or over the 'batch'."})
+    ce_form: str = field(
+        default="plain", metadata={"help": "Cross-entropy: 'plain', 'focal', or 'asymmetric' (focal on tokens that are O)."}
+    )
+    focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal and asymmetric cross-entropy."})
+    head_weighting: str = field(
+        default="none", metadata={"help": "Cross-entropy of heads weighed by their mentions ('balanced'), or 'none'."}
+    )
+    logit_adjustment: float = field(
+        default=0.0, metadata={"help": "Strength tau with which the loss adds the log-frequencies of tags to logits; 0 = off."}
+    )
     rare_window_target: float = field(
         default=0.0,
         metadata={"help": "Repeat windows whose rarest type has n mentions sqrt(target / n) times, 1 to 8; 0 = off (try 300)."},
@@ -142,3 +159,10 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         for name in ("fgm_epsilon", "rdrop_weight"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}")
+        if self.ce_form not in CE_FORMS:
+            raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
+        if self.head_weighting not in HEAD_WEIGHTINGS:
+            raise ValueError(f"head_weighting must be one of {HEAD_WEIGHTINGS}, got {self.head_weighting!r}")
+        for name in ("focal_gamma", "logit_adjustment"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or a positive number, got {getattr(self, name)}")

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "checks": set(),
     "files": set(),
     "encoders": set(),
-    "training_args": set(),
+    "training_args": {"losses"},
     "brat": {"checks"},
     "documents": {"tagging", "files"} | BRAT,
     "losses": {"tagging"},
@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "hub": {"model_card", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling", "optimization", "perturbation"),
+        *("files", "sampling", "optimization", "perturbation", "preprocessing"),
     },
     "pipeline": {
         *("collators", "modeling", "onnx_model", "preprocessing", "viterbi", "documents", "tagging", "windows"),

@@ -12,11 +12,12 @@ from transformers import AutoModel, AutoModelForTokenClassification, TrainerCall
 
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig
+from runne_coner.losses import balanced_head_weights
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pairs import entity_pair_view
-from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
-from runne_coner.tagging import IGNORE_INDEX, SPECIAL
+from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_tokenizer
+from runne_coner.tagging import IGNORE_INDEX, SPECIAL, tag_log_frequencies
 from runne_coner.trainers import ContrastiveTrainer, NestedNerTrainer, _evaluated_pairs, pair_metrics
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from runne_coner.windows import WindowSettings
@@ -484,5 +485,27 @@ def test_second_looks_at_a_batch_are_trained_on_and_logged(stage2):
     ("name", "value"), [("layer_decay", 0), ("layer_decay", 1.1), ("ema_decay", 1), ("fgm_epsilon", -1), ("rdrop_weight", -1)]
 )
 def test_options_of_the_optimiser_out_of_range(stage2, name, value):
+    with pytest.raises(ValueError, match=name):
+        stage2(**{name: value})
+
+
+def test_frequencies_of_the_training_set_reach_the_loss(stage2):
+    trainer = stage2(head_weighting="balanced", logit_adjustment=0.5, ce_form="focal", focal_gamma=1.5, max_steps=2)
+    counts = count_tags(trainer.train_dataset)
+    assert trainer.loss.head_weights.numpy() == pytest.approx(balanced_head_weights(counts), rel=1e-5)
+    assert trainer.loss.logit_offsets.numpy() == pytest.approx(0.5 * tag_log_frequencies(counts), rel=1e-5)
+    assert (trainer.loss.ce_form, trainer.loss.focal_gamma) == ("focal", 1.5)
+    trainer.train()
+    assert np.isfinite(logged(trainer, "loss")).all()
+    plain = stage2()
+    assert plain.loss.head_weights is None and plain.loss.logit_offsets is None
+    with pytest.raises(ValueError, match="train_dataset"):
+        stage2(train=None, logit_adjustment=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ce_form", "x"), ("head_weighting", "x"), ("focal_gamma", -1), ("logit_adjustment", -0.1)]
+)
+def test_options_of_the_loss_out_of_range(stage2, name, value):
     with pytest.raises(ValueError, match=name):
         stage2(**{name: value})
