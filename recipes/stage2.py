@@ -12,12 +12,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import set_seed
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 
 from runne_coner.arguments import (
     CardArguments,
     DataArguments,
     EncoderArguments,
+    UsageError,
     checkpoint_to_resume,
     load_corpus,
     parse_settings,
@@ -26,6 +29,7 @@ from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
 from runne_coner.encoders import resolve_encoder
+from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
@@ -57,7 +61,14 @@ class Stage2Arguments(EncoderArguments):
         metadata={"help": "Where the heads start: at the tag frequencies of the training set, or at 'zero'."},
     )
 
+    head_init: str = field(
+        default="random",
+        metadata={"help": "Directions in which the heads start: 'random', or 'centroids' of the types in the encoder's space."},
+    )
+
     def __post_init__(self):
+        if self.head_init not in ("random", "centroids"):
+            raise ValueError(f"head_init must be 'random' or 'centroids', got {self.head_init!r}")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:
@@ -68,6 +79,39 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError(f"head_bias must be 'frequency' or 'zero', got {self.head_bias!r}")
         if self.transitions not in ("uniform", "counted"):
             raise ValueError(f"transitions must be 'uniform' or 'counted', got {self.transitions!r}")
+
+
+def start_model(
+    config: CoNERConfig,
+    encoder: str,
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    network: Stage2Arguments,
+    training: NestedNerTrainingArguments,
+) -> CoNERForTokenClassification:
+    """The network on its encoder; heads start as the settings say, or as in the encoder folder if stage 2 left it."""
+    model = CoNERForTokenClassification.from_encoder(encoder, config, **network.hub_options())
+    new = range(len(config.heads))
+    if isinstance(AutoConfig.from_pretrained(encoder, **network.hub_options()), CoNERConfig):
+        saved = CoNERForTokenClassification.from_pretrained(encoder, dtype=torch.float32, **network.hub_options())
+        kept = take_heads(model, saved)
+        new = [head for head in new if head not in kept]
+        left_out = [name for name in saved.config.heads if name not in config.heads]
+        for what, names in (
+            ("kept", [config.heads[head] for head in kept]),
+            ("new", [config.heads[head] for head in new]),
+            ("left out", left_out),
+        ):
+            print(f"heads {what} ({len(names)}): {', '.join(names) or 'none'}")
+    if network.head_bias == "frequency":
+        # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
+        model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment, heads=list(new))
+    if network.head_init == "centroids" and len(new):
+        model.to(training.device)
+        collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size
+        centroids = type_centroids(model, train, len(config.entity_types), collator, size)
+        start_at_centroids(model, centroids, heads=new)
+    return model
 
 
 def main(argv: list[str]) -> None:
@@ -88,6 +132,9 @@ def main(argv: list[str]) -> None:
         report_lost_entities(train, corpus.train, "training")
         evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
         report_lost_entities(evaluation, corpus.evaluation, "evaluation")
+        for view, role in ((train, "training"), (evaluation, "evaluation")):
+            if len(view) == 0:
+                raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
         # Windows of one length side by side need no padding.
         evaluation = evaluation.sort("length")
 
@@ -105,10 +152,7 @@ def main(argv: list[str]) -> None:
             counted_priors(count_view_transitions(train)).tolist() if network.transitions == "counted" else None
         ),
     )
-    model = CoNERForTokenClassification.from_encoder(encoder, config, **network.hub_options())
-    if network.head_bias == "frequency":
-        # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
-        model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment)
+    model = start_model(config, encoder, train, tokenizer, network, training)
     trainer = NestedNerTrainer(
         model,
         training,

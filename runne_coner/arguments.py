@@ -2,6 +2,8 @@
 
 import argparse
 import difflib
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +16,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .nerel import FEW_SHOT_TYPES, load_documents, load_entity_types
 from .windows import WindowSettings
+
+logger = logging.getLogger("runne_coner.arguments")
 
 
 class UsageError(ValueError):
@@ -136,7 +140,8 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
         train, evaluation = parts["train"], parts["test"]
     if arguments.max_documents is not None:
         train, evaluation = (part.take(min(arguments.max_documents, len(part))) for part in (train, evaluation))
-    types = arguments.entity_types or load_entity_types(arguments.dataset, loaded)
+    types = arguments.entity_types or _types_of_all(load_entity_types(arguments.dataset, loaded), evaluation)
+    _warn_of_unlearnable(types, train, evaluation)
     few_shot = arguments.few_shot_types
     if few_shot is None:
         few_shot = [name for name in FEW_SHOT_TYPES if set(FEW_SHOT_TYPES) <= set(types)]
@@ -144,6 +149,25 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     if unknown:
         raise UsageError(f"few_shot_types {unknown} are not among the entity types {types}")
     return Corpus(train, evaluation, types, few_shot)
+
+
+def _mentions(documents: Dataset) -> Counter:
+    return Counter(entity["type"] for entities in documents["entities"][:] for entity in entities)
+
+
+def _types_of_all(types: list[str], evaluation: Dataset) -> list[str]:
+    """The types of the training corpus, and after them those that only the evaluation documents have: they count as missed."""
+    return types + sorted(_mentions(evaluation).keys() - set(types))
+
+
+def _warn_of_unlearnable(types: list[str], train: Dataset, evaluation: Dataset) -> None:
+    learnt, wanted = _mentions(train), _mentions(evaluation)
+    if missing := [name for name in types if not learnt[name]]:
+        logger.warning(
+            "no training document mentions these types, so their heads can only learn to find nothing: %s; entity_types"
+            " says which types to learn",
+            ", ".join(f"{name} ({wanted[name]} in the evaluation documents)" for name in missing),
+        )
 
 
 def parse_settings(argv: Sequence[str], classes: Sequence[type], default_config: Path, description: str) -> list:

@@ -38,7 +38,8 @@ class CoNERPreTrainedModel(PreTrainedModel):
         """A network with a pre-trained encoder and new weights elsewhere.
 
         Args:
-            name_or_path: Hub id or folder of any encoder that `AutoModel` loads.
+            name_or_path: Hub id or folder of any encoder that `AutoModel` loads, or of a model that stage 2 left, whose
+                encoder is taken (for its heads see `initialization.take_heads`).
             config: its `encoder` is filled in from the checkpoint.
             kwargs: for `AutoModel.from_pretrained` (`revision`, `token`, ...).
         Returns:
@@ -46,7 +47,10 @@ class CoNERPreTrainedModel(PreTrainedModel):
         """
         # A file in half precision would otherwise be trained in half precision.
         found = AutoConfig.from_pretrained(name_or_path, **kwargs)
-        encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
+        if isinstance(found, CoNERConfig):
+            encoder = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs).encoder
+        else:
+            encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
         # A folder of this machine means nothing to whoever gets the model.
         encoder.config._name_or_path = ""
         config.encoder = encoder.config
@@ -171,6 +175,22 @@ class LevelConditioning(nn.Module):
                 seen = (outer.flatten(2) @ weight).unflatten(-1, (self.num_types, NUM_TAGS))
             levels[index + 1] = levels[index + 1] + seen
         return torch.cat(levels, dim=2)
+
+    @torch.no_grad()
+    def take(self, saved: "LevelConditioning", types: list[str], saved_types: list[str]) -> None:
+        """Copy the weights of levels and types that another one has too, if it has the same scope."""
+        if saved.scope != self.scope:
+            return
+        both = [name for name in types if name in saved_types]
+        here, there = ([names.index(name) for name in both] for names in (types, saved_types))
+        levels = min(len(self.weight), len(saved.weight))
+        if self.scope == "type":
+            self.weight[:levels, here] = saved.weight[:levels, there].to(self.weight)
+        else:
+            rows, columns = ([i * NUM_TAGS + tag for i in chosen for tag in range(NUM_TAGS)] for chosen in (here, there))
+            found = saved.weight[:levels, columns][:, :, columns].to(self.weight)
+            for level in range(levels):
+                self.weight[level, torch.tensor(rows)[:, None], torch.tensor(rows)] = found[level]
 
 
 class CoNERForTokenClassification(CoNERPreTrainedModel):

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
     "modeling": {"configuration", "tagging"},
+    "initialization": {"modeling", "collators", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForTokenClassification
 
 from runne_coner.arguments import DataArguments, EncoderArguments, UsageError, checkpoint_to_resume, load_corpus, parse_settings
 from runne_coner.collators import BilouCollator
-from runne_coner.documents import CorpusError, from_row, write_runne
+from runne_coner.documents import CorpusError, Document, Entity, from_row, write_runne
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from runne_coner.preprocessing import bilou_view, load_tokenizer
@@ -296,6 +296,63 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     assert 0.2 < alone["eval_micro_f1"]  # or equal scores would mean little
 
 
+def test_types_without_a_training_mention(tmp_path, caplog):
+    """Types of the evaluation documents alone get heads and count as missed; a warning names all that cannot be learnt."""
+    write_runne([Document(1, "Казань", (Entity(0, 6, "CITY"),))], tmp_path / "train.jsonl")
+    write_runne([Document(2, "Анна в Перми", (Entity(0, 4, "PERSON"), Entity(7, 12, "CITY")))], tmp_path / "dev.jsonl")
+    corpus = load_corpus(DataArguments(str(tmp_path), eval_split="dev"), seed=1)
+    assert corpus.entity_types == ["CITY", "PERSON"]
+    assert "find nothing: PERSON (1 in the evaluation documents)" in caplog.text
+    caplog.clear()
+    corpus = load_corpus(DataArguments(str(tmp_path), eval_split="dev", entity_types=["LAW", "CITY", "PERSON"]), seed=1)
+    assert corpus.entity_types == ["LAW", "CITY", "PERSON"]
+    assert "LAW (0 in the evaluation documents), PERSON (1 in" in caplog.text
+
+
+QUICK = "--max_steps 2 --bf16 false --report_to none --disable_tqdm true --cpu_threads 1 --eval_strategy no --save_strategy no"
+QUICK += " --load_best_model_at_end false --eval_split dev --max_length 48"
+
+
+def run_stage2(*argv):
+    load_recipe("stage2").main([*QUICK.split(), *map(str, argv)])
+
+
+def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, capsys):
+    """One document to train on; a second run knows LAW no more and adds CITY, with all that heads can start from."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    text = "Закон о мэре мэрии Перми"
+    law, person, city = Entity(0, 24, "LAW"), Entity(8, 12, "PERSON"), Entity(19, 24, "CITY")
+    for split in ("train", "dev"):
+        write_runne([Document(1, text, (law, Entity(0, 5, "LAW"), person)), Document(2, "", ())], corpus / f"{split}.jsonl")
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_stage2("--dataset", corpus, "--model_name_or_path", wordpiece_encoder, "--output_dir", first, "--levels", 1)
+    assert "not representable: 1" in capsys.readouterr().out  # LAW in LAW, with one level
+    for split in ("train", "dev"):
+        write_runne([Document(1, text, (person, city))], corpus / f"{split}.jsonl")
+    argv = ["--dataset", corpus, "--model_name_or_path", first, "--output_dir", second, "--levels", 2, "--learning_rate", 0]
+    run_stage2(*argv, "--head_learning_rate", 0, "--head_init", "centroids", "--level_conditioning", "all", "--ema_decay", 0.9)
+    printed = capsys.readouterr().out
+    assert "heads kept (1): PERSON\n" in printed and "heads left out (1): LAW\n" in printed
+    assert "heads new (3): CITY, CITY@2, PERSON@2\n" in printed
+    before, after = (AutoModelForTokenClassification.from_pretrained(folder) for folder in (first, second))
+    heads = before.config.heads.index("PERSON"), after.config.heads.index("PERSON")
+    kept = [x.classifier.weight.unflatten(0, (-1, 5))[head] for x, head in zip((before, after), heads, strict=True)]
+    assert torch.equal(*kept)
+    assert torch.equal(*(x.encoder.embeddings.word_embeddings.weight for x in (before, after)))
+    # Random rows have a length of about 0.02 x sqrt(32); a head that starts at a centroid points somewhere.
+    city_rows = after.classifier.weight.unflatten(0, (-1, 5))[after.config.heads.index("CITY")]
+    assert city_rows[1:].norm(dim=1).min() > 3 * city_rows[0].norm()
+
+
+def test_documents_without_words(tmp_path, wordpiece_encoder):
+    write_runne([Document(1, " \n"), Document(2, "")], tmp_path / "train.jsonl")
+    write_runne([Document(1, "Пермь", (Entity(0, 5, "CITY"),))], tmp_path / "dev.jsonl")
+    with pytest.raises(UsageError, match="training documents hold no word"):
+        argv = ["--dataset", tmp_path, "--model_name_or_path", wordpiece_encoder, "--output_dir", tmp_path / "run"]
+        run_stage2(*argv, "--entity_types", "CITY")
+
+
 def load_recipe(name):
     spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -324,6 +381,8 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--pair_mode", "all"], "pair_mode.*'all'"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
+        ("stage2", ["--level_conditioning", "some"], "level_conditioning.*'some'"),
+        ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
         ("stage2", ["--max_length", "161"], "max_length 161"),
