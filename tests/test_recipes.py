@@ -274,6 +274,8 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     folder = tmp_path / "model"
     argv = ["--model_name_or_path", wordpiece_encoder, "--output_dir", folder, "--cpu_threads", 1]
     argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
+    # What changes the training windows, a step or the weights must do the same in every process.
+    argv += ["--rare_window_target", 40, "--ema_decay", 0.5, "--fgm_epsilon", 0.1, "--level_conditioning", "type"]
     done = run("stage2.py", *argv, processes=2)
     assert done.stdout.count("stage 2 left its model") == 1
     model = AutoModelForTokenClassification.from_pretrained(folder)
