@@ -20,6 +20,7 @@ from runne_coner.preprocessing import split_sentences
 
 NEXT_STEPS = """\
 The model lies in {model}; its predictions and scores beside it. What next:
+  source .venv/bin/activate                                       # the environment that `make demo` has made
   runne-coner predict --model {model} --input FILE_OR_FOLDER --output predictions.jsonl
   runne-coner score --references FILE --predictions predictions.jsonl
   accelerate launch recipes/stage1.py --config recipes/nerel/e5-small-ru/stage1.yaml    # your corpus: --dataset FOLDER"""

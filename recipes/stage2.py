@@ -21,16 +21,18 @@ from runne_coner.arguments import (
     DataArguments,
     EncoderArguments,
     UsageError,
+    check_best_metric,
     checkpoint_to_resume,
     load_corpus,
     parse_settings,
+    warn_of_unlearnable_types,
 )
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
 from runne_coner.encoders import resolve_encoder
 from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
-from runne_coner.metrics import make_compute_metrics
+from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
@@ -125,9 +127,12 @@ def main(argv: list[str]) -> None:
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):
         corpus = load_corpus(data, training.seed)
+        warn_of_unlearnable_types(corpus)
         encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
         tokenizer = load_tokenizer(encoder, **network.hub_options())
         types, levels = corpus.entity_types, network.levels
+        scores = metric_names(corpus.evaluation, types, corpus.few_shot_types)
+        check_best_metric(training.metric_for_best_model, ["loss", "ce_loss", "dice_loss", *scores])
         train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
         report_lost_entities(train, corpus.train, "training")
         evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)

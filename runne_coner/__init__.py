@@ -13,25 +13,35 @@ __version__ = "0.1.0"
 
 # transformers itself is lazy: importing it is quick, its Auto classes and pipelines take seconds. They are waited for, so that
 # `import runne_coner` stays quick as well. The modules do not register themselves, as saved models carry copies of them.
+# A module of ours that itself imports what is waited for is registered when it is complete.
 
 
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
-def _register_config(auto) -> None:
-    from .configuration import CoNERConfig
+def _import_configuration(_) -> None:
+    importlib.import_module(".configuration", __name__)
 
-    auto.AutoConfig.register(CoNERConfig.model_type, CoNERConfig)
+
+@wrapt.when_imported(f"{__name__}.configuration")
+def _register_config(ours) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.register(ours.CoNERConfig.model_type, ours.CoNERConfig)
 
 
 @wrapt.when_imported("transformers.models.auto.modeling_auto")
-def _register_model(auto) -> None:
-    from .modeling import CoNERConfig, CoNERForTokenClassification
+def _import_modeling(_) -> None:
+    importlib.import_module(".modeling", __name__)
 
-    auto.AutoModelForTokenClassification.register(CoNERConfig, CoNERForTokenClassification)
+
+@wrapt.when_imported(f"{__name__}.modeling")
+def _register_model(ours) -> None:
+    from transformers import AutoModelForTokenClassification
+
+    AutoModelForTokenClassification.register(ours.CoNERConfig, ours.CoNERForTokenClassification)
 
 
 @wrapt.when_imported("transformers.pipelines")
 def _import_pipeline(_) -> None:
-    # If it is our pipeline module that imports transformers.pipelines, it is registered when it is complete.
     importlib.import_module(".pipeline", __name__)
 
 
@@ -61,6 +71,11 @@ _LAZY = {
     "resolve_encoder": "encoders",
     "export_onnx": "export",
     "DistanceBasedLogisticLoss": "losses",
+    "MultiSimilarityLoss": "metric_losses",
+    "NPairsLoss": "metric_losses",
+    "SupConLoss": "metric_losses",
+    "OutsideSettings": "outside",
+    "PairWeighting": "pair_weights",
     "NamedEntityLoss": "losses",
     "NestedNerMetric": "metrics",
     "make_compute_metrics": "metrics",
@@ -72,12 +87,13 @@ _LAZY = {
     "render_html": "outputs",
     "to_document": "outputs",
     "to_spacy": "outputs",
+    "type_silhouettes": "silhouette",
     "WindowSettings": "windows",
     "bilou_view": "preprocessing",
     "entity_pair_view": "pairs",
     "entity_view": "preprocessing",
     "load_tokenizer": "preprocessing",
-    "ContrastiveTrainer": "trainers",
+    "ContrastiveTrainer": "contrastive",
     "NestedNerTrainer": "trainers",
     "ContrastiveTrainingArguments": "training_args",
     "NestedNerTrainingArguments": "training_args",

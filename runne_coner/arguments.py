@@ -4,16 +4,18 @@ import argparse
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import yaml
 from datasets import Dataset
 from transformers import HfArgumentParser
 from transformers.trainer_utils import get_last_checkpoint
 
+from .corpora import Part, merge_corpora, read_type_mapping
 from .nerel import FEW_SHOT_TYPES, load_documents, load_entity_types
 from .windows import WindowSettings
 
@@ -30,7 +32,7 @@ class DataArguments:
 
     dataset: str = field(
         default="sample",
-        metadata={"help": "Training corpus: sample, nerel, runne, a brat folder, a JSONL file, or a folder of splits."},
+        metadata={"help": "Training corpus: sample, nerel, runne, a brat folder, a file (JSONL, BIO), or a folder of splits."},
     )
     train_split: str = field(default="train", metadata={"help": "Split of the training corpus to train on."})
     eval_dataset: str | None = field(default=None, metadata={"help": "Corpus to evaluate on; by default the training corpus."})
@@ -107,16 +109,22 @@ class CardArguments:
 
 @dataclass
 class Corpus:
-    """Documents of a run: `train` and `evaluation` datasets, and the types to learn."""
+    """Documents of a run: `train` and `evaluation` datasets, and the types to learn.
+
+    `annotated` says which corpus annotates which type, where there are several (`corpora.MergedCorpora`).
+    """
 
     train: Dataset
     evaluation: Dataset
     entity_types: list[str]
     few_shot_types: list[str]
+    annotated: np.ndarray | None = None
 
 
 def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     """Training and evaluation documents as the arguments say.
+
+    Without `entity_types`, types that only the evaluation documents have come last, as they count as missed there.
 
     Args:
         seed: of the draw of held-out documents, where there is no evaluation split.
@@ -140,8 +148,11 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
         train, evaluation = parts["train"], parts["test"]
     if arguments.max_documents is not None:
         train, evaluation = (part.take(min(arguments.max_documents, len(part))) for part in (train, evaluation))
-    types = arguments.entity_types or _types_of_all(load_entity_types(arguments.dataset, loaded), evaluation)
-    _warn_of_unlearnable(types, train, evaluation)
+    types = _types_of_all(load_entity_types(arguments.dataset, loaded), evaluation)
+    if arguments.entity_types is not None:
+        types = _chosen_types(arguments.entity_types, types)
+        train = _of_types(train, types, "training")
+        evaluation = _of_types(evaluation, types, "evaluation")
     few_shot = arguments.few_shot_types
     if few_shot is None:
         few_shot = [name for name in FEW_SHOT_TYPES if set(FEW_SHOT_TYPES) <= set(types)]
@@ -160,14 +171,79 @@ def _types_of_all(types: list[str], evaluation: Dataset) -> list[str]:
     return types + sorted(_mentions(evaluation).keys() - set(types))
 
 
-def _warn_of_unlearnable(types: list[str], train: Dataset, evaluation: Dataset) -> None:
-    learnt, wanted = _mentions(train), _mentions(evaluation)
-    if missing := [name for name in types if not learnt[name]]:
+def warn_of_unlearnable_types(corpus: Corpus) -> None:
+    """Warn of the types that no training document mentions, and say how often the evaluation documents do."""
+    learnt, wanted = _mentions(corpus.train), _mentions(corpus.evaluation)
+    if missing := [name for name in corpus.entity_types if not learnt[name]]:
         logger.warning(
             "no training document mentions these types, so their heads can only learn to find nothing: %s; entity_types"
             " says which types to learn",
             ", ".join(f"{name} ({wanted[name]} in the evaluation documents)" for name in missing),
         )
+
+
+def load_corpora(arguments: DataArguments, extra: Sequence[str], type_mapping: str | dict | None, seed: int) -> Corpus:
+    """As `load_corpus`, and other corpora to train on beside it.
+
+    Args:
+        extra: names or paths of further training corpora; `NAME@SPLIT` takes a split other than `train_split`, or than the
+            only one.
+        type_mapping: see `corpora.read_type_mapping`.
+    Raises:
+        UsageError, documents.CorpusError: a setting or a corpus is wrong.
+    """
+    corpus, mapping = load_corpus(arguments, seed), read_type_mapping(type_mapping)
+    if not extra and not mapping:
+        return corpus
+    parts = [Part(arguments.dataset, corpus.train, corpus.entity_types)]
+    for setting in extra:
+        name, _, split = setting.partition("@")
+        loaded = load_documents(name, strict=arguments.strict)
+        split = split or (arguments.train_split if len(loaded) > 1 else next(iter(loaded)))
+        if split not in loaded:
+            raise UsageError(
+                f"extra_datasets {setting}: no split {split!r}; write {name}@SPLIT with one of {', '.join(loaded)}"
+            )
+        documents = loaded[split]
+        if arguments.max_documents is not None:
+            documents = documents.take(min(arguments.max_documents, len(documents)))
+        parts.append(Part(name, documents, load_entity_types(name, loaded)))
+    merged = merge_corpora(parts, corpus.evaluation, mapping)
+    few_shot = [name for name in corpus.few_shot_types if name in merged.entity_types]
+    return Corpus(merged.documents, merged.evaluation, merged.entity_types, few_shot, merged.annotated)
+
+
+def _chosen_types(chosen: list[str], known: list[str]) -> list[str]:
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"entity_types: the documents have no type {name}; they have {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
+
+
+def _of_types(documents: Dataset, types: list[str], role: str) -> Dataset:
+    """The documents without the entities of other types, which are counted in a message."""
+    left_out = Counter({name: count for name, count in _mentions(documents).items() if name not in types})
+    if not left_out:
+        return documents
+    counts = ", ".join(f"{name} {count}" for name, count in left_out.most_common())
+    print(f"{role} documents: left out {left_out.total()} entities of types that are not among entity_types: {counts}")
+    return documents.map(
+        lambda row: {"entities": [entity for entity in row["entities"] if entity["type"] in types]},
+        features=documents.features,
+        load_from_cache_file=False,
+        desc=f"entities of {len(types)} types",
+    )
+
+
+def check_best_metric(name: str | None, known: Iterable[str]) -> None:
+    """Refuse, before hours of training, a `metric_for_best_model` that no evaluation will give.
+
+    Raises:
+        UsageError: it is not among the known names (with or without `eval_` before it).
+    """
+    names = list(known)
+    if name is not None and name.removeprefix("eval_") not in names:
+        raise UsageError(f"metric_for_best_model {name} is none of the metrics of this stage: {', '.join(names)}")
 
 
 def parse_settings(argv: Sequence[str], classes: Sequence[type], default_config: Path, description: str) -> list:
@@ -236,9 +312,13 @@ def _as_given(action: argparse.Action, value: Any, hint: str, path: str) -> Any:
     YAML reads 5e-5 as text, `no` as false and 2020-01-01 as a date.
     """
     if action.nargs == "+" and isinstance(value, list):
-        if all(type(item) in (str, int, float) for item in value):
-            return [str(item) for item in value]
-        raise UsageError(f"{path}: {action.dest} must be a list of names (in quotes where needed), got {value!r}")
+        if not all(type(item) in (str, int, float) for item in value):
+            raise UsageError(f"{path}: {action.dest} must be a list of names (in quotes where needed), got {value!r}")
+        try:
+            # The parser converts the items of the command line only.
+            return [action.type(str(item)) for item in value]
+        except ValueError as error:
+            raise UsageError(f"{path}: {action.dest} must be of the type {hint}, got {value!r}: {error}") from error
     if action.nargs == "+" and value is not None:
         raise UsageError(f"{path}: {action.dest} must be a list, such as [A, B], got {value!r}")
     if isinstance(value, str | int | float):

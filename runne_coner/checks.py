@@ -43,6 +43,7 @@ REASONS = {
     "unknown type": "skipped",
     "broken entity": "skipped",
     "broken line": "skipped",
+    "entity without a beginning": "its first tag taken for one",
     "discontinuous span": "each part became an entity",
     "misplaced span": "moved to its text",
     "text that disagrees with its span": "skipped",
@@ -117,7 +118,7 @@ class Policy:
     strict: bool
     report: ReadReport
     tolerated: frozenset[str] = frozenset()
-    remedy: str = "Correct the file, or read it with strict=False."
+    remedy: str = "Correct the file, or skip defects: strict=False (predict: --lenient; recipes: --strict false)."
 
     def defect(self, reason: str, place: Place, detail: str) -> None:
         """Raise or count one defect; `reason` is a key of `REASONS`."""

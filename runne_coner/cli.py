@@ -1,4 +1,4 @@
-"""The `runne-coner` command: build the offline encoder, predict, score."""
+"""The `runne-coner` command: build the offline encoder, predict, score, analyze, export, push."""
 
 import argparse
 import contextlib
@@ -11,27 +11,26 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 
+from .analyze import add_analyze
+from .answers import counted_types, few_shot_types, read_answers
 from .arguments import UsageError
-from .documents import (
-    CorpusError,
-    Document,
-    Entity,
-    read_annotations,
-    read_documents,
-    read_entity_types,
-    write_brat,
-    write_runne,
-)
+from .configuration import ModelError
+from .documents import CorpusError, Document, Entity, read_documents, write_brat, write_runne
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
 from .hub import HubError, push_model
+from .metric_losses import MissingLibraryError
 from .metrics import ScoreError, score_documents, score_table
-from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from .outputs import write_bilou, write_html
-from .pipeline import ModelError, NestedNerPipeline, load_pipeline
+from .pipeline import NestedNerPipeline, load_pipeline
 from .preprocessing import ViewError, lost_entities
+from .report import ReportError
+from .span_metrics import SpanMetricError
 
-INPUT_ERRORS = (UsageError, CorpusError, EncoderError, ExportError, HubError, ModelError, ScoreError, ViewError)
+INPUT_ERRORS = (
+    *(UsageError, CorpusError, EncoderError, ExportError, HubError, MissingLibraryError, ModelError, ReportError, ScoreError),
+    *(SpanMetricError, ViewError),
+)
 
 WRITERS = {"runne": write_runne, "brat": write_brat, "bilou": write_bilou, "html": write_html}
 """The formats of `predict`; each appears under its name only when complete."""
@@ -74,7 +73,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if taken or (output.is_dir() and not folder) or not output.absolute().parent.is_dir():
         wanted = "new or empty folder" if folder else "file name"
         raise UsageError(f"{output}: cannot be written: give a {wanted} in an existing folder")
-    documents = read_documents(arguments.input)
+    documents = read_documents(arguments.input, strict=False if arguments.lenient else None)
     recognizer = load_pipeline(arguments.model, device=_usable_device(arguments.device))
     options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold}
     WRITERS[arguments.format](predict_documents(recognizer, documents, **options), output)
@@ -89,36 +88,12 @@ def _usable_device(name: str | None) -> str | None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    references = _annotations(arguments.references)
-    predictions = _annotations(arguments.predictions)
-    types = _score_types(arguments, references)
-    few_shot = _few_shot_types(arguments.few_shot, types)
+    references = read_answers(arguments.references)
+    predictions = read_answers(arguments.predictions)
+    types = counted_types(arguments.types, arguments.references, references)
+    few_shot = few_shot_types(arguments.few_shot, types)
     scores = score_documents(references, predictions, types, few_shot)
     print(json.dumps(scores, ensure_ascii=False) if arguments.json else score_table(scores, few_shot))
-
-
-def _annotations(path: str) -> list[Document]:
-    return read_documents(path) if Path(path).is_dir() else read_annotations(path)
-
-
-def _score_types(arguments: argparse.Namespace, references: list[Document]) -> list[str]:
-    """The types of --types, of the files beside the references, NEREL's if they suffice, else those of the references."""
-    if arguments.types is not None:
-        return read_entity_types(arguments.types)
-    path = Path(arguments.references).absolute()
-    folder = path if path.is_dir() else path.parent
-    if (folder / "ners.txt").is_file() or (folder / "annotation.conf").is_file():
-        return read_entity_types(folder)
-    found = {entity.type for document in references for entity in document.entities}
-    return list(NEREL_TYPES) if found <= set(NEREL_TYPES) else sorted(found)
-
-
-def _few_shot_types(setting: str | None, types: list[str]) -> list[str]:
-    if setting is None:
-        return list(FEW_SHOT_TYPES) if set(FEW_SHOT_TYPES) <= set(types) else []
-    return [name for name in types if name in setting.split(",")] + [
-        name for name in setting.split(",") if name and name not in types
-    ]
 
 
 def _build_encoder(arguments: argparse.Namespace) -> None:
@@ -155,6 +130,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="runne-coner", description="Nested named-entity recognition in two stages.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
@@ -167,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="find the entities of documents")
     predict.add_argument("--model", required=True, help="folder or Hub id of a model that stage 2 trained")
-    predict.add_argument("--input", required=True, help="RuNNE JSONL file, brat folder or .txt file")
+    predict.add_argument("--input", required=True, help="RuNNE JSONL file, brat folder, .txt file or BIO columns (.conll)")
     predict.add_argument("--output", required=True, help="file to write; with --format brat a new folder")
     predict.add_argument(
         "--format",
@@ -176,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
         help="RuNNE JSONL (default), a brat folder, words with BILOU tags in columns, or an HTML page",
     )
     predict.add_argument("--batch-size", type=_positive, default=32, help="windows in a forward pass (default 32)")
-    predict.add_argument("--threshold", type=float, default=0.0, help="leave out entities scored lower (default 0)")
+    predict.add_argument("--threshold", type=_probability, default=0.0, help="leave out entities scored lower (default 0)")
+    predict.add_argument("--lenient", action="store_true", help="skip and count defects of a JSONL input (brat: always)")
     predict.add_argument("--device", default=None, help="cpu, cuda:0, ... (default: the first accelerator)")
     predict.set_defaults(run=_predict)
 
@@ -187,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--types", metavar="FILE", help="ners.txt or annotation.conf with all types")
     score.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     score.set_defaults(run=_score)
+
+    add_analyze(commands)
 
     export = commands.add_parser("export", help="write a model for ONNX Runtime, and compare it with torch")
     export.add_argument("--to", nargs=2, required=True, metavar=("onnx", "DIR"), help="format and folder to write")

@@ -13,13 +13,15 @@ from .tagging import IGNORE_INDEX, SPECIAL
 
 def pad_windows(tokenizer: PreTrainedTokenizerBase, windows: list[Any], pad_to_multiple_of: int | None = None) -> dict:
     """`input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them) of windows, `(batch, tokens)`."""
-    encoded: dict[str, list] = {"input_ids": [np.asarray(ids).tolist() for ids in windows]}
+    # `tokenizer.pad` wants lists, and looks at each of their numbers: it takes longer than Viterbi.
+    lengths = torch.tensor([len(ids) for ids in windows])
+    multiple = pad_to_multiple_of or 1
+    tokens = -(-int(lengths.max()) // multiple) * multiple
+    batch = {"input_ids": _pad_rows(windows, tokens, tokenizer.pad_token_id)}
     if "token_type_ids" in tokenizer.model_input_names:
-        encoded["token_type_ids"] = [[0] * len(ids) for ids in encoded["input_ids"]]
-    # `pad` warns that a fast tokenizer pads faster by itself, which holds for text and not for ready-made windows.
-    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-    padded = tokenizer.pad(encoded, padding_side="right", pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt")
-    return dict(padded)
+        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    batch["attention_mask"] = (torch.arange(tokens) < lengths[:, None]).long()
+    return batch
 
 
 def _pad_rows(rows: list[np.ndarray], tokens: int, value: int) -> Tensor:
@@ -49,7 +51,8 @@ class BilouCollator:
 
 @dataclass
 class EntityCollator:
-    """Batches of `entity_view`: the windows, `spans` (S, 3) of window, first token, end token, and `types` (S,)."""
+    """Batches of `entity_view`: the windows, `spans` (S, 3) of window, first token, end token, and `types` (S,); where the
+    rows have them also `surfaces` (S,) and the `corpora` (S,) that the spans' windows are of."""
 
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
@@ -61,6 +64,10 @@ class EntityCollator:
         flat = np.concatenate(found)
         batch["spans"] = torch.from_numpy(np.column_stack([windows, flat[:, :2]]))
         batch["types"] = torch.from_numpy(flat[:, 2].copy())
+        if "surfaces" in rows[0]:
+            batch["surfaces"] = torch.from_numpy(np.concatenate([np.asarray(row["surfaces"], dtype=np.int64) for row in rows]))
+        if "corpus" in rows[0]:
+            batch["corpora"] = torch.from_numpy(np.array([row["corpus"] for row in rows], dtype=np.int64)[windows])
         return batch
 
 

@@ -5,8 +5,18 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .tagging import TAGS, head_names
 
-SPAN_POOLINGS = ("mean", "masked_matrix")
 LEVEL_CONDITIONINGS = ("none", "type", "all")
+SPAN_POOLINGS = ("mean", "max", "first_last", "masked_matrix")
+FORMAT_VERSION = 1
+"""Version of what a saved model means; raised when an older package would read a newer model wrongly."""
+
+
+class ModelError(Exception):
+    """A folder or Hub id that is no usable CoNER model; the message says what is missing or wrong.
+
+    Neither a ValueError nor an OSError: `transformers.pipeline` takes those for a reason to try other classes, and buries
+    the message under all their tracebacks.
+    """
 
 
 class CoNERConfig(PreTrainedConfig):
@@ -20,7 +30,9 @@ class CoNERConfig(PreTrainedConfig):
         head_dropout: dropout before the heads.
         level_conditioning: what a head below level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
             of the head of its type one level up; `all`, those of all heads one level up (see `modeling.LevelConditioning`).
-        span_pooling: how stage 1 makes an embedding of a span: `mean` of its sub-words, or the paper's `masked_matrix`.
+        span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
+            ones side by side, or the paper's `masked_matrix` (see `modeling.pool_spans`).
+        projection_size: width of the head behind which stage 1 compares spans, and which stage 2 throws away; 0 is none.
 
     Parameters that describe how text is cut (see `preprocessing`):
         max_length: sub-words of a window, special tokens included.
@@ -30,7 +42,10 @@ class CoNERConfig(PreTrainedConfig):
     Parameters of decoding:
         transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
 
+    `format_version` is `FORMAT_VERSION`; a model saved by a package with another one is refused.
+
     Raises:
+        ModelError: `format_version` is not the one that this package reads.
         ValueError: a type is given twice, a few-shot type is unknown, or a number is out of range.
     """
 
@@ -43,12 +58,19 @@ class CoNERConfig(PreTrainedConfig):
     head_dropout: float = 0.1
     level_conditioning: str = "none"
     span_pooling: str = "mean"
+    projection_size: int = 0
     max_length: int = 128
     max_sentences: int = 1
     stride: int = 32
     transition_priors: list | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        if self.format_version != FORMAT_VERSION:
+            raise ModelError(
+                f"config.json: format_version {self.format_version!r} is unknown; this version of runne-coner reads"
+                f" {FORMAT_VERSION}. Install the version that the model was saved with, or a newer one"
+            )
         if isinstance(self.encoder, dict):
             self.encoder = AutoConfig.for_model(**self.encoder)
         self.entity_types = list(self.entity_types or [])
@@ -80,6 +102,10 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:
             raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
+        if self.projection_size < 0:
+            raise ValueError(f"projection_size must be 0 (no projection head) or more, got {self.projection_size}")
+        if self.projection_size and self.span_pooling == "masked_matrix":
+            raise ValueError("span_pooling masked_matrix has no fixed width to project: choose another, or projection_size 0")
         if self.max_sentences < 0:
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:

@@ -29,6 +29,7 @@ from .checks import (
     sound_entities,
     validate,
 )
+from .conll import CONLL_SUFFIXES, read_conll
 from .files import replacing
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "marked_text",
     "read_annotations",
     "read_brat",
+    "read_conll",
     "read_documents",
     "read_entity_types",
     "read_runne",
@@ -239,13 +241,14 @@ def write_runne(documents: Iterable[Document], path: str | os.PathLike) -> None:
 def read_documents(
     path: str | os.PathLike, *, strict: bool | None = None, types: Iterable[str] | None = None
 ) -> list[Document]:
-    """Read a RuNNE `.jsonl` file, a flat brat folder, or a single `.txt` file (with its `.ann`, if there is one).
+    """Read a RuNNE `.jsonl` file, a flat brat folder, a single `.txt` file (with its `.ann`, if there is one), or a file of
+    columns (`read_conll`).
 
     Defects that were repaired or skipped are reported in one warning of the logger `runne_coner.documents`.
 
     Args:
         path: the file or folder.
-        strict: True or False; None is the format's default (see `read_brat` and `read_runne`).
+        strict: True or False; None is the format's default (see `read_brat`, `read_runne` and `read_conll`).
         types: the entity types allowed, or None for any.
     Returns:
         The documents, in the order of the file or sorted by file name.
@@ -259,11 +262,16 @@ def read_documents(
         raise CorpusError(f"{path}: no such file or folder.")
     elif path.suffix == ".jsonl":
         documents = list(read_runne(path, strict=strict, types=types, report=report))
+    elif path.suffix in CONLL_SUFFIXES:
+        documents = list(read_conll(path, strict=strict, types=types, report=report))
     elif path.suffix == ".txt":
         known = None if types is None else frozenset(types)
         documents = [read_brat_document(path, Policy(bool(strict), report), known)]
     else:
-        raise CorpusError(f"{path}: unknown format. Supported are .jsonl (RuNNE), a folder of brat files, and .txt.")
+        raise CorpusError(
+            f"{path}: unknown format. Supported are .jsonl (RuNNE), {', '.join(CONLL_SUFFIXES)}"
+            " (columns), a folder of brat files, and .txt."
+        )
     report.log()
     return documents
 

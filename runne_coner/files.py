@@ -1,25 +1,26 @@
-"""Text files that are written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it is complete."""
+def replacing(path: Path, binary: bool = False) -> Iterator[IO]:
+    """A file, of text unless it is binary, that appears under its name only when it is complete."""
+    options = {} if binary else {"encoding": "utf-8", "newline": ""}
     target = Path(os.path.realpath(path))
     # /dev/stdout and pipes are written to, never replaced, not even when standard output is redirected to a file.
     if Path(os.path.abspath(path)).is_relative_to("/dev") or (target.exists() and not target.is_file()):
-        with open(path, "a", encoding="utf-8", newline="") as file:
+        with open(path, "ab" if binary else "a", **options) as file:
             yield file
         return
     part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "x", encoding="utf-8", newline="") as file:
+        with open(part, "xb" if binary else "x", **options) as file:
             yield file
         os.replace(part, target)
     finally:

@@ -1,6 +1,6 @@
 """The losses of both stages as `nn.Module`s: pure tensor code, computed in float32 also inside autocast.
 
-Stage 1: distance-based logistic (DBL) loss, Bondarenko 2022, eq. 2-3; Vo and Hays 2016.
+Stage 1: distance-based logistic (DBL) loss, Bondarenko 2022, eq. 2-3; Vo and Hays 2016 (others: `metric_losses`).
 Stage 2: named-entity loss (NEL), Bondarenko 2022, eq. 6; its dice part after Li et al. 2020.
 """
 
@@ -64,8 +64,10 @@ class DistanceBasedLogisticLoss(nn.Module):
 
         loss = w * mean over types t of L(t, t) + (1 - w) * mean over t != u of L(t, u),   w = `positive_weight`
 
-    so frequent types and the many negative pairs do not drown the rest. If a batch has only positive or only negative
-    pairs, the other term is 0; if it has no pair at all the loss is 0 and still has a gradient (of zeros).
+    so frequent types and the many negative pairs do not drown the rest. Weights of pairs, where given, act within each
+    L(t, u), which is then a weighted mean: `sum w l / sum w`; a weight of 0 leaves a pair out. If a batch has only positive
+    or only negative pairs, the other term is 0; if it has no pair at all the loss is 0 and still has a gradient (of zeros).
+
     `forward_pairs` (pair mode `sampled`) is the paper's log-loss, the mean over the given pairs, as the share of positives
     was fixed when they were drawn.
 
@@ -85,13 +87,14 @@ class DistanceBasedLogisticLoss(nn.Module):
         self.positive_weight = positive_weight
         self.label_smoothing = label_smoothing
 
-    def forward(self, embeddings: Tensor, types: Tensor, spans: Tensor) -> dict[str, Tensor]:
+    def forward(self, embeddings: Tensor, types: Tensor, groups: Tensor, *, weights: Tensor | None = None) -> dict[str, Tensor]:
         """Loss of all pairs of distinct spans.
 
         Args:
             embeddings: `(S, D)` unit-length span embeddings (eq. 2).
             types: `(S,)` type index of each.
-            spans: `(S,)` identity of each span: the same words under two types share one number and are no pair.
+            groups: `(S,)` identity of each span: the same words under two types share one number and are no pair.
+            weights: `(S, S)` weight >= 0 of each ordered pair (see `pair_weights`), None for 1 each.
         Returns:
             `loss` (scalar with gradient), and detached means over pairs for logging: `positive_distance`,
             `negative_distance` (NaN where there is no such pair).
@@ -100,15 +103,10 @@ class DistanceBasedLogisticLoss(nn.Module):
             embeddings = embeddings.float()
             distance = pairwise_distance(embeddings)
             same = types[:, None] == types[None, :]
-            allowed = spans[:, None] != spans[None, :]
+            weights = pair_mask(groups, weights)
             pair_loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing)
-            loss = self._balanced_mean(pair_loss, types, allowed) + 0.0 * embeddings.sum()
-        with torch.no_grad():
-            parts = {
-                "positive_distance": distance[same & allowed].mean(),
-                "negative_distance": distance[~same & allowed].mean(),
-            }
-        return {"loss": loss, **parts}
+            loss = self._balanced_mean(pair_loss, types, weights) + 0.0 * embeddings.sum()
+        return {"loss": loss, **mean_distances(distance, same, weights)}
 
     def forward_pairs(self, first: Tensor, second: Tensor, same: Tensor) -> dict[str, Tensor]:
         """Loss of given pairs.
@@ -122,24 +120,37 @@ class DistanceBasedLogisticLoss(nn.Module):
         with torch.autocast(device_type=first.device.type, enabled=False):
             distance = floored_sqrt((first.float() - second.float()).square().sum(dim=-1))
             loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing).mean()
-        with torch.no_grad():
-            parts = {"positive_distance": distance[same].mean(), "negative_distance": distance[~same].mean()}
-        return {"loss": loss, **parts}
+        return {"loss": loss, **mean_distances(distance, same, torch.ones_like(distance))}
 
-    def _balanced_mean(self, pair_loss: Tensor, types: Tensor, allowed: Tensor) -> Tensor:
+    def _balanced_mean(self, pair_loss: Tensor, types: Tensor, weights: Tensor) -> Tensor:
         distinct, type_index = torch.unique(types, return_inverse=True)
         # `one_hot` cannot count the classes of no spans by itself.
         membership = F.one_hot(type_index, max(len(distinct), 1)).to(pair_loss.dtype)
-        weights = allowed.to(pair_loss.dtype)
         sums = membership.T @ (pair_loss * weights) @ membership
-        counts = membership.T @ weights @ membership
-        means = sums / counts.clamp(min=1.0)
-        present = counts > 0
-        positive = torch.eye(len(counts), dtype=torch.bool, device=counts.device) & present
-        negative = ~torch.eye(len(counts), dtype=torch.bool, device=counts.device) & present
+        totals = membership.T @ weights @ membership
+        present = totals > 0
+        means = sums / totals.masked_fill(~present, 1.0)
+        positive = torch.eye(len(totals), dtype=torch.bool, device=totals.device) & present
+        negative = ~torch.eye(len(totals), dtype=torch.bool, device=totals.device) & present
         positive_mean = (means * positive).sum() / positive.sum().clamp(min=1)
         negative_mean = (means * negative).sum() / negative.sum().clamp(min=1)
         return self.positive_weight * positive_mean + (1.0 - self.positive_weight) * negative_mean
+
+
+def pair_mask(groups: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Weights `(S, S)` float32 of ordered pairs, 0 between spans of one group, whatever `weights` says there."""
+    allowed = groups[:, None] != groups[None, :]
+    return allowed.float() if weights is None else weights.float() * allowed
+
+
+@torch.no_grad()
+def mean_distances(distance: Tensor, same: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Detached means for logging over the pairs of weight > 0: `positive_distance`, `negative_distance` (NaN for none)."""
+    compared = weights > 0
+    return {
+        "positive_distance": distance[same & compared].mean(),
+        "negative_distance": distance[~same & compared].mean(),
+    }
 
 
 def pairwise_distance(embeddings: Tensor) -> Tensor:

@@ -43,6 +43,20 @@ def _by_id(documents: Iterable[Document], side: str) -> dict[str, Document]:
     return found
 
 
+def paired_documents(references: Iterable[Document], predictions: Iterable[Document]) -> list[tuple[Document, Document]]:
+    """Each reference with the prediction of the same id (compared as text), in the order of the references.
+
+    Raises:
+        ScoreError: a document is missing, unexpected or given twice.
+    """
+    gold, system = _by_id(references, "references"), _by_id(predictions, "predictions")
+    for missing in gold.keys() - system.keys():
+        raise ScoreError(f"the predictions lack document {gold[missing].id!r}; every reference document needs a line")
+    for extra in system.keys() - gold.keys():
+        raise ScoreError(f"the predictions hold document {system[extra].id!r}, which is not among the references")
+    return [(document, system[key]) for key, document in gold.items()]
+
+
 def _ratio(correct: int, total: int) -> float:
     return 0.0 if correct == 0 else float(correct) / total
 
@@ -126,14 +140,11 @@ def score_documents(
     strange = [name for name in few_shot_types if name not in known]
     if strange:
         raise ScoreError(f"the few-shot types {strange} are not among the entity types {list(entity_types)}")
-    gold, system = _by_id(references, "references"), _by_id(predictions, "predictions")
-    for missing in gold.keys() - system.keys():
-        raise ScoreError(f"the predictions lack document {gold[missing].id!r}; every reference document needs a line")
-    for extra in system.keys() - gold.keys():
-        raise ScoreError(f"the predictions hold document {system[extra].id!r}, which is not among the references")
     correct, support, predicted = Counter(), Counter(), Counter()
-    for key, document in gold.items():
-        truth, guess = set(document.entities), set(system[key].entities)
+    pairs = []
+    for document, prediction in paired_documents(references, predictions):
+        truth, guess = set(document.entities), set(prediction.entities)
+        pairs.append((truth, guess))
         for side, entities in (("references", truth), ("predictions", guess)):
             for entity in entities:
                 if entity.type not in known:
@@ -155,7 +166,7 @@ def score_documents(
         "macro": averages[0],
         "few_shot": averages[1] if rare else None,
         "per_type": per_type,
-        "nested": _nested_scores((set(document.entities), set(system[key].entities)) for key, document in gold.items()),
+        "nested": _nested_scores(pairs),
     }
 
 
@@ -270,6 +281,13 @@ def make_compute_metrics(
         return flat_scores(scores) | seqeval_scores(labels, tags, head_names(entity_types, levels))
 
     return compute_metrics
+
+
+def metric_names(documents: datasets.Dataset, entity_types: Sequence[str], few_shot_types: Sequence[str]) -> list[str]:
+    """The names of all scores that `make_compute_metrics` gives for these documents; arguments as there."""
+    empty = [Document(row["id"], "") for row in documents]
+    scores = score_documents([from_row(row) for row in documents], empty, entity_types, few_shot_types)
+    return [*flat_scores(scores), "seqeval_micro_f1", "seqeval_macro_f1"]
 
 
 def flat_scores(scores: Mapping) -> dict[str, float]:

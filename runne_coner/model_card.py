@@ -39,8 +39,9 @@ _LOCAL = "local corpus"
 _KNOWN_ENCODERS = {"e5-small-ru": "intfloat/multilingual-e5-small"}
 _HYPERPARAMETERS = (
     "learning_rate head_learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
-    " lr_scheduler_type warmup_steps weight_decay optim max_grad_norm label_smoothing_factor bf16 fp16 seed pair_mode margin"
-    " positive_weight ce_weight dice_weight dice_smoothing dice_reduction load_best_model_at_end metric_for_best_model"
+    " lr_scheduler_type warmup_steps weight_decay optim max_grad_norm label_smoothing_factor bf16 fp16 seed pair_mode loss"
+    " margin positive_weight overlap_weight same_surface_weight mining mining_margin"
+    " ce_weight dice_weight dice_smoothing dice_reduction load_best_model_at_end metric_for_best_model"
     " train_sampling_strategy"
 ).split()
 _OF_THE_MACHINE = (
@@ -106,6 +107,12 @@ def stage_facts(
     void = {"num_train_epochs" if training.max_steps > 0 else "max_steps"}
     if settings.get("pair_mode") == "in_batch":
         void.add("num_pairs")
+    if settings.get("mining") == "none":
+        void.add("mining_margin")
+    # A mapping of types, and the names of local corpora, mean something to their owner only.
+    settings.pop("type_mapping", None)
+    if extra := settings.pop("extra_datasets", None):
+        settings["extra_datasets"] = ", ".join(_public_name(entry.partition("@")[0], None) for entry in extra)
     settings = {key: value for key, value in settings.items() if key not in void}
     return {
         "base_model": base_model(network.model_name_or_path),

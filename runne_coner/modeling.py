@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_MAPPING,
@@ -17,7 +18,9 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
-from .configuration import CoNERConfig
+from .configuration import CoNERConfig, ModelError
+from .gradient_cache import embed_in_chunks
+from .onnx_model import OnnxModel, holds_only_an_export
 from .tagging import NUM_TAGS, tag_log_frequencies
 
 
@@ -34,6 +37,31 @@ class CoNERPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As `PreTrainedModel.from_pretrained`, of safetensors only; a model that is not whole is refused.
+
+        Raises:
+            ModelError: the weights are damaged, do not fit the configuration, or some are missing (transformers would draw
+                those at random).
+        """
+        name = pretrained_model_name_or_path
+        try:
+            model, found = super().from_pretrained(name, *args, output_loading_info=True, **{"use_safetensors": True, **kwargs})
+        except SafetensorError as error:
+            raise ModelError(f"{name}: the weights (model.safetensors) are damaged: {error}; get the file again") from error
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise ModelError(f"{name}: the weights (model.safetensors) do not fit config.json: {error}") from error
+        # A state dictionary or a configuration may be given in place of a folder; then nothing is expected of files.
+        if missing := sorted(found["missing_keys"]):
+            raise ModelError(
+                f"{name}: model.safetensors lacks {len(missing)} weights of {cls.__name__} ({', '.join(missing[:3])});"
+                " give a folder that stage 2 wrote, or get the file again"
+            )
+        return (model, found) if output_loading_info else model
+
+    @classmethod
     def from_encoder(cls, name_or_path: str, config: CoNERConfig, **kwargs):
         """A network with a pre-trained encoder and new weights elsewhere.
 
@@ -44,11 +72,16 @@ class CoNERPreTrainedModel(PreTrainedModel):
             kwargs: for `AutoModel.from_pretrained` (`revision`, `token`, ...).
         Returns:
             The network in float32, in evaluation mode.
+        Raises:
+            ModelError: a model of stage 2 that is not whole, or only an export.
         """
         # A file in half precision would otherwise be trained in half precision.
         found = AutoConfig.from_pretrained(name_or_path, **kwargs)
         if isinstance(found, CoNERConfig):
-            encoder = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs).encoder
+            saved = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
+            if isinstance(saved, OnnxModel):
+                raise ModelError(f"{name_or_path}: an export cannot be trained; give the folder of the model it was made from")
+            encoder = saved.encoder
         else:
             encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
         # A folder of this machine means nothing to whoever gets the model.
@@ -89,11 +122,19 @@ class EntityEncoder(CoNERPreTrainedModel):
     """The Siamese network of stage 1: an encoder whose last hidden layer is pooled over spans (eq. 1-2).
 
     Both sub-networks of the paper share all weights, so one forward pass over a batch serves every pair within it.
+    With `config.projection_size` the spans are compared behind a projection head of two layers (as in SimCLR), which only
+    stage 1 knows: `ContrastiveTrainer.save_model` saves the encoder alone.
     """
 
     def __init__(self, config: CoNERConfig):
         super().__init__(config)
         self.encoder = _new_encoder(config)
+        self.projection = None
+        if config.projection_size:
+            pooled = config.hidden_size * (2 if config.span_pooling == "first_last" else 1)
+            self.projection = nn.Sequential(
+                nn.Linear(pooled, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.projection_size)
+            )
         self.post_init()
 
     def forward(
@@ -102,46 +143,67 @@ class EntityEncoder(CoNERPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         spans: Tensor | None = None,
+        chunk_size: int = 0,
     ) -> EntityEncoderOutput:
         """Embeddings of spans.
 
         Args:
             input_ids, attention_mask, token_type_ids: `(batch, tokens)`.
             spans: `(S, 3)` int64: window index in the batch, first token, end token (exclusive).
+            chunk_size: windows encoded at a time, so that a batch of any size can be trained on (see `gradient_cache`);
+                0 = all at once.
         Returns:
-            `span_embeddings` `(S, D)` float32: D = hidden for `mean`, tokens x hidden for `masked_matrix`.
+            `span_embeddings` `(S, D)` float32: D is `projection_size`, or that of `pool_spans` where it is 0; in chunks there
+            is no `last_hidden_state`.
         """
+        if chunk_size and spans is not None:
+            windows = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+            return EntityEncoderOutput(span_embeddings=embed_in_chunks(self._embed, windows, spans, chunk_size))
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         embeddings = None if spans is None else pool_spans(hidden, spans, self.config.span_pooling)
+        if embeddings is not None and self.projection is not None:
+            embeddings = nn.functional.normalize(self.projection(embeddings).float(), dim=-1)
         return EntityEncoderOutput(span_embeddings=embeddings, last_hidden_state=hidden)
+
+    def _embed(self, spans: Tensor, **windows: Tensor | None) -> Tensor:
+        return self(**windows, spans=spans).span_embeddings
 
 
 def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
-    """Unit-length embeddings of spans (Bondarenko 2022, eq. 1-2).
+    """Unit-length embeddings of spans (Bondarenko 2022, eq. 1-2), all spans at once.
 
     `masked_matrix` is the literal reading: the matrix `F(S) o M`, zero outside the span, as one long vector; two spans are
-    then compared token by token at equal positions of their windows. `mean` is its position-free form.
+    then compared token by token at equal positions of their windows. `mean` is its position-free form; `max` takes the
+    greatest value of each dimension over the span; `first_last` puts the first and the last sub-word side by side.
 
     Args:
         hidden: `(batch, tokens, hidden)`.
-        spans: `(S, 3)`: window, first token, end token.
-        pooling: `mean` or `masked_matrix`.
+        spans: `(S, 3)`: window, first token, end token (exclusive); none of them empty.
+        pooling: one of `configuration.SPAN_POOLINGS`.
     Returns:
-        `(S, hidden)` or `(S, tokens * hidden)`, float32, of length 1.
+        `(S, hidden)` for `mean` and `max`, `(S, 2 * hidden)` for `first_last`, `(S, tokens * hidden)` for `masked_matrix`;
+        float32, of length 1.
     """
-    batch, tokens, size = hidden.shape
     window, first, end = spans.unbind(-1)
-    position = torch.arange(tokens, device=hidden.device)
-    mask = (position >= first[:, None]) & (position < end[:, None])
     with torch.autocast(device_type=hidden.device.type, enabled=False):
+        hidden = hidden.float()
         if pooling == "masked_matrix":
-            pooled = (hidden.float()[window] * mask[..., None]).flatten(1)
+            position = torch.arange(hidden.shape[1], device=hidden.device)
+            mask = (position >= first[:, None]) & (position < end[:, None])
+            pooled = (hidden[window] * mask[..., None]).flatten(1)
+        elif pooling == "first_last":
+            pooled = torch.cat([hidden[window, first], hidden[window, end - 1]], dim=-1)
         else:
-            # One matrix product with a (S, batch x tokens) membership matrix pools all spans at once. Its scale does not
-            # matter, as the length is set to 1 below: the sum points the way of the mean.
-            member = torch.zeros(len(spans), batch, tokens, device=hidden.device)
-            member[torch.arange(len(spans), device=hidden.device), window] = mask.float()
-            pooled = member.flatten(1) @ hidden.float().reshape(batch * tokens, size)
+            # Every sub-word of every span is a row, and the rows of a span are reduced as one segment. The length is set
+            # to 1 below, so the sum serves as the mean.
+            span = torch.repeat_interleave(torch.arange(len(spans), device=hidden.device), end - first)
+            offset = torch.arange(len(span), device=hidden.device) - ((end - first).cumsum(0) - (end - first))[span]
+            rows = hidden[window[span], first[span] + offset]
+            pooled = rows.new_zeros(len(spans), hidden.shape[-1])
+            if pooling == "max":
+                pooled = pooled.scatter_reduce(0, span[:, None].expand_as(rows), rows, "amax", include_self=False)
+            else:
+                pooled = pooled.index_add(0, span, rows)
         return nn.functional.normalize(pooled, dim=-1)
 
 
@@ -207,6 +269,16 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         if config.level_conditioning != "none" and config.levels > 1:
             self.conditioning = LevelConditioning(len(config.entity_types), config.levels, config.level_conditioning)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As `CoNERPreTrainedModel.from_pretrained`; a folder that holds nothing but an export gives an `OnnxModel`.
+
+        So the Auto class and the pipeline, which know of one class a model, load exports too.
+        """
+        if holds_only_an_export(pretrained_model_name_or_path):
+            return OnnxModel.from_pretrained(pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
+from .conll import CONLL_SUFFIXES, read_conll
 from .documents import (
     FEATURES,
     CorpusError,
@@ -96,7 +97,7 @@ _READERS_VERSION = "1.0.0"  # raise it when a reader gives other documents for t
 
 
 class SplitFiles(NamedTuple):
-    """What one split is read from: a brat folder, or a RuNNE file and perhaps its answers."""
+    """What one split is read from: a brat folder, a file of columns, or a RuNNE file and perhaps its answers."""
 
     path: Path
     answers: Path | None = None
@@ -112,6 +113,8 @@ class SplitFiles(NamedTuple):
         """Read the split; `strict` None is the format's default."""
         if self.path.is_dir():
             return read_brat(self.path, strict=bool(strict), types=types, report=report)
+        if self.path.suffix in CONLL_SUFFIXES:
+            return read_conll(self.path, strict=strict, types=types, report=report)
         return read_runne(self.path, strict=strict, types=types, answers=self.answers, report=report)
 
 
@@ -122,25 +125,28 @@ def find_splits(path: str | os.PathLike) -> dict[str, SplitFiles]:
     """Find the splits of a local corpus.
 
     Args:
-        path: one `.jsonl` file (the split of its name if that is train, dev, validation or test, else "train"); a
-            folder of `.jsonl` files (a split each; `X_with_answers.jsonl` answers `X.jsonl`); a flat brat folder
-            ("train"); a folder of brat folders (a split each); or a checkout of the NEREL or RuNNE repository.
+        path: one `.jsonl`, `.conll`, `.bio` or `.tsv` file (the split of its name if that is train, dev, validation or
+            test, else "train"); a folder of `.jsonl` files (a split each; `X_with_answers.jsonl` answers `X.jsonl`); a
+            flat brat folder ("train"); a folder of brat folders (a split each); a folder of files of columns (a split
+            each); or a checkout of the NEREL or RuNNE repository.
     Returns:
         The splits by name, train, dev, validation and test first.
     Raises:
         CorpusError: nothing there, or nothing of these kinds.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".jsonl":
+    if path.is_file() and path.suffix in (".jsonl", *CONLL_SUFFIXES):
         return {path.stem if path.stem in _SPLIT_ORDER else "train": SplitFiles(path)}
     if not path.is_dir():
-        problem = "is no .jsonl file and no folder" if path.exists() else "no such file or folder"
+        kinds = ", ".join((".jsonl", *CONLL_SUFFIXES))
+        problem = f"is no file of a kind that is read ({kinds}) and no folder" if path.exists() else "no such file or folder"
         raise CorpusError(f"{path}: {problem}. Give a path, or one of the names {', '.join(NerelBuilder.names())}.")
     checkouts = [path / source.folder for source in SOURCES.values() if (path / source.folder).is_dir()]
     splits = _splits_of_folder(checkouts[0] if checkouts else path)
     if not splits:
         raise CorpusError(
-            f"{path}: no corpus in the folder. Expected *.jsonl files, .txt and .ann files, or subfolders of them."
+            f"{path}: no corpus in the folder. Expected *.jsonl files, .txt and .ann files, or subfolders of them,"
+            f" or files of columns ({', '.join(CONLL_SUFFIXES)})."
         )
     for name in splits:
         if not re.fullmatch(r"\w+(\.\w+)*", name) or name == "all":
@@ -159,9 +165,20 @@ def _splits_of_folder(folder: Path) -> dict[str, SplitFiles]:
         return {stem: SplitFiles(path, answers.get(stem + _ANSWERS)) for stem, path in jsonl.items() if stem not in answers}
     subfolders = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     splits = {name: SplitFiles(path) for name, path in subfolders.items() if brat_texts(path)}
-    # A note such as README.txt beside the split folders does not make the parent a flat brat folder; an .ann does.
-    if any(folder.glob("*.ann")) or (not splits and brat_texts(folder)):
+    columns = [path for path in sorted(folder.iterdir()) if path.suffix in CONLL_SUFFIXES and not path.name.startswith(".")]
+    # A note such as README.txt beside the split folders does not make the parent a flat brat folder; an .ann does. Nor
+    # does a table beside brat files make it a corpus in columns.
+    if any(folder.glob("*.ann")) or (not splits and not columns and brat_texts(folder)):
         return {"train": SplitFiles(folder)}
+    return splits or _one_file_a_split(columns)
+
+
+def _one_file_a_split(files: list[Path]) -> dict[str, SplitFiles]:
+    splits: dict[str, SplitFiles] = {}
+    for path in files:
+        if path.stem in splits:
+            raise CorpusError(f"{path}: {splits[path.stem].path.name} is the split {path.stem!r} as well. Keep one of them.")
+        splits[path.stem] = SplitFiles(path)
     return splits
 
 
@@ -319,7 +336,7 @@ def load_documents(
             folder that has one of these names is meant by "./nerel".
         split: the split or splits to return, None for all.
         strict: raise on defects (True), repair or skip them (False), or the format's default (None): brat lenient,
-            RuNNE strict but for entities given twice.
+            RuNNE strict but for entities given twice, columns strict but for entities that start with `I-`.
         types: the entity types allowed, or None for any.
         url: the address of the archive of "nerel" or "runne"; also the environment variables
             `RUNNE_CONER_NEREL_URL` and `RUNNE_CONER_RUNNE_URL`.

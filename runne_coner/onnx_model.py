@@ -10,15 +10,21 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import cached_file
 
-from .configuration import CoNERConfig
+from .configuration import CoNERConfig, ModelError
 
 ONNX_FILES = ("model.onnx", "model_int8.onnx")
 """The names that an exported model may have, of which a folder holds one; weights above 2 GB lie in `<name>.data` beside it."""
 INSTALL = 'run: pip install "runne-coner[onnx]"'
 
 
-class OnnxError(ValueError):
+class OnnxError(ModelError):
     """A model that ONNX Runtime cannot run; the message says why."""
+
+
+def holds_only_an_export(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds an exported model and no weights for torch."""
+    folder = Path(folder)
+    return any((folder / name).is_file() for name in ONNX_FILES) and not any(folder.glob("model*.safetensors"))
 
 
 class OnnxModel(nn.Module):
@@ -75,9 +81,11 @@ class OnnxModel(nn.Module):
         return torch.float32
 
     def to(self, device) -> "OnnxModel":
-        """Itself; it cannot leave the CPU (ValueError)."""
+        """Itself; it cannot leave the CPU (OnnxError)."""
         if torch.device(device).type != "cpu":
-            raise ValueError(f"an ONNX model runs on the CPU, not on {device}; give device='cpu', or the torch model")
+            raise OnnxError(
+                f"{self.path}: an ONNX model runs on the CPU, not on {device}; give device='cpu', or the torch model"
+            )
         return self
 
     # What `Pipeline` asks for its description.

@@ -6,6 +6,7 @@ outside the text, raise `CorpusError`; one given twice counts once.
 """
 
 import html
+import importlib.util
 import json
 import os
 import re
@@ -268,7 +269,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e
 LINES = ("solid", "double", "dashed")
 """The second mark of a type, for types that share a colour and for print in black."""
 
-_STYLE = """<style>
+HTML_STYLE = """\
 .rc-text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;text-align:start;line-height:1.7;background:#fff;
 color:#111;padding:.2em .4em}
 .rc-word{white-space:pre}
@@ -283,8 +284,9 @@ break-inside:avoid}
 .rc-box>i.rc-over{width:0;min-width:100%;box-sizing:border-box}
 .rc-box>i.rc-last{margin-inline-end:2px}
 .rc-box>i::after{content:attr(data-type);color:#111}
-</style>
 """
+"""The CSS of `render_html`, for pages that bring it once themselves."""
+_STYLE = f"<style>\n{HTML_STYLE}</style>\n"
 # Only what stands in the text is text: labels are generated content, so that copying a passage gives the passage. Words of
 # entities are boxes that grow with their labels (or, rc-over, the label runs on under the next words of its entity), so that
 # labels never cover each other and lines never touch; the bars are borders, which browsers print even where they leave out
@@ -307,40 +309,46 @@ _PIECE = re.compile(rf"[{_BREAK}]+|\S+|[^\S{_BREAK}]+")
 _BOXED_PIECE = re.compile(rf"[{_BREAK}]+|\S+[^\S{_BREAK}]*|[^\S{_BREAK}]+")
 
 
-def render_html(text: str, entities: Found, page: bool = False, *, displacy: bool = False) -> str:
+def render_html(text: str, entities: Found, page: bool = False, *, style: bool = True, displacy: bool | None = None) -> str:
     """The text with its entities as stacked underlines, outer ones above, for notebooks, reports and print.
 
-    An HTML fragment (or a page) that needs no script and no network and shows the text as it is, line breaks, tabs and
-    right-to-left words included. A type has the same colour and line everywhere; score and level show when the pointer rests
-    on an underline. In a notebook: `IPython.display.HTML(render_html(text, recognize(text)))`.
+    An HTML fragment (or a page) that needs no script and no network. A type has the same colour everywhere. displaCy (style
+    `span`) draws it where spaCy is installed and can: it cannot tell entities apart that are nested in or overlap one of
+    their own type. Those, and everything where there is no spaCy, are drawn by a template of this module, which also keeps
+    the text as it is (displaCy puts a blank after every word), gives every type a line style, and shows score and level when
+    the pointer rests on an underline. In a notebook: `IPython.display.HTML(render_html(text, recognize(text)))`.
 
     Args:
         page: a whole HTML file instead of a fragment.
-        displacy: let displaCy draw it (style `span`), with the colours of this module. Not the default even where spaCy is
-            installed: it stacks nested entities rightly, but puts a blank after every word, drops line breaks, and prints the
-            labels of short neighbours ("США РФ") over each other.
+        style: False leaves this module's style out of a fragment, for pages that hold `HTML_STYLE` already.
+        displacy: True: displaCy in any case; False: this module's template; None: as said above.
     Raises:
-        CorpusError: an entity is unsound. ImportError: `displacy` without spaCy.
+        CorpusError: an entity is unsound. ImportError: `displacy=True` without spaCy.
     """
     mentions = _mentions(text, entities)
-    if displacy:
-        return _displacy(text, mentions, page)
-    fragment = _STYLE + _fragment(text, mentions)
+    fragment = (_STYLE if style or page else "") + _drawn(text, mentions, displacy)
     return _PAGE.format(title="Named entities", content=fragment) if page else fragment
 
 
-def write_html(documents: Iterable[Document], path: str | os.PathLike) -> None:
+def _drawn(text: str, mentions: list[_Mention], displacy: bool | None = None) -> str:
+    if displacy or (displacy is None and _displacy_shows(text, mentions)):
+        return _displacy(text, mentions)
+    return _fragment(text, mentions)
+
+
+def write_html(documents: Iterable[Document], path: str | os.PathLike, *, displacy: bool | None = None) -> None:
     """Write documents as one page of `render_html` with their ids as headings; whole or not at all.
 
+    Args:
+        displacy: as in `render_html`; None: displaCy if it can show all documents, so that a page looks the same throughout.
     Raises:
         CorpusError: an entity is unsound, or the file cannot be written.
     """
+    marked = [(str(each.id), each.text, _mentions(each.text, each.entities, each.id)) for each in documents]
+    if displacy is None:
+        displacy = all(_displacy_shows(text, mentions) for _, text, mentions in marked)
     head, foot = _PAGE.format(title="Named entities", content="\0").split("\0")
-    sections = (
-        f"<h2>{_escape(str(document.id))}</h2>\n"
-        + _fragment(document.text, _mentions(document.text, document.entities, document.id))
-        for document in documents
-    )
+    sections = (f"<h2>{_escape(id)}</h2>\n{_drawn(text, mentions, displacy)}" for id, text, mentions in marked)
     _write(_joined(head + _STYLE, sections, foot), path)
 
 
@@ -425,17 +433,56 @@ def _bar(row: int, mention: _Mention, match: re.Match, over: bool) -> str:
     return "<i" + "".join(f' {name}="{_escape(value)}"' for name, value in attributes.items() if value) + "></i>"
 
 
-def _displacy(text: str, mentions: list[_Mention], page: bool) -> str:
+def _displacy_shows(text: str, mentions: list[_Mention]) -> bool:
+    """Whether displaCy is there and can show these entities: no two of one type on one word, none across lines."""
+    if importlib.util.find_spec("spacy") is None:
+        return False
+    end_of_type: dict[str, int] = {}
+    for mention in mentions:
+        if mention.start < end_of_type.get(mention.type, 0) or _LINE_BREAK.search(text, mention.start, mention.end):
+            return False
+        end_of_type[mention.type] = mention.end
+    return True
+
+
+def _displacy(text: str, mentions: list[_Mention]) -> str:
+    """The text as displaCy draws it, each line by itself, as it knows no line breaks."""
     _spacy()
     from spacy import displacy
 
-    tokens, _, first_of, end_of = _spacy_tokens(text, mentions)
     # displaCy escapes the text, but not the labels.
     labels = {mention.type: html.escape(mention.type) for mention in mentions}
-    spans = [{"start_token": first_of[m.start], "end_token": end_of[m.end], "label": labels[m.type]} for m in mentions]
-    colours = {label: type_mark(name)[0] for name, label in labels.items()}
-    parsed = {"text": text, "tokens": tokens, "spans": spans, "settings": {}}
-    return displacy.render(parsed, style="span", manual=True, page=page, jupyter=False, options={"colors": colours})
+    coming = list(reversed(mentions))
+    lines = []
+    for start, end in _lines(text, mentions):
+        here = []
+        while coming and coming[-1].end <= end:
+            mention = coming.pop()
+            here.append(mention._replace(start=mention.start - start, end=mention.end - start))
+        tokens, _, first_of, end_of = _spacy_tokens(text[start:end], here)
+        spans = [{"start_token": first_of[m.start], "end_token": end_of[m.end], "label": labels[m.type]} for m in here]
+        lines.append({"text": text[start:end], "tokens": tokens, "spans": spans, "settings": {}})
+    colours = {label: _pale(type_mark(name)[0]) for name, label in labels.items()}
+    return displacy.render(lines, style="span", manual=True, jupyter=False, options={"colors": colours})
+
+
+def _lines(text: str, mentions: list[_Mention]) -> Iterator[tuple[int, int]]:
+    """Characters of the lines of a text; what an entity runs across is one line."""
+    start, reach, coming = 0, 0, list(reversed(mentions))
+    for match in _LINE_BREAK.finditer(text):
+        while coming and coming[-1].start < match.start():
+            reach = max(reach, coming.pop().end)
+        if match.start() >= reach:
+            if start < match.start():
+                yield start, match.start()
+            start = match.end()
+    if start < len(text) or not text:
+        yield start, len(text)
+
+
+def _pale(colour: str) -> str:
+    """The colour mixed with as much white: displaCy writes labels in black on it."""
+    return "#" + "".join(f"{(int(colour[i : i + 2], 16) + 255) // 2:02x}" for i in (1, 3, 5))
 
 
 # -- files --------------------------------------------------------------------------------------------------------------

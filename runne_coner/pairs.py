@@ -8,6 +8,36 @@ from datasets import Dataset, Features, List, Value
 from .preprocessing import ViewError
 
 
+def check_pairs(train: Dataset, evaluation: Dataset, loss: str = "dbl", negatives_only: int | None = None) -> None:
+    """Stop before a training that could learn nothing, or that could not be evaluated.
+
+    Args:
+        train, evaluation: from `entity_view`.
+        loss: the loss's name, see `metric_losses.LOSSES`.
+        negatives_only: a type whose spans are no positives of each other.
+    Raises:
+        ViewError: the evaluation documents have no window, or the training documents not the pairs that the loss needs.
+    """
+    if len(evaluation) == 0:
+        raise ViewError("the evaluation documents hold no word: there is nothing to evaluate on; choose another eval_split")
+    distinct: dict[int, int] = defaultdict(int)
+    for spans in train["spans"][:]:
+        kinds, counts = np.unique(np.asarray(spans, dtype=np.int64).reshape(-1, 3)[:, 2], return_counts=True)
+        for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            distinct[kind] += count
+    plural = sum(count >= 2 for kind, count in distinct.items() if kind != negatives_only)
+    positive, negative = plural >= 1, len(distinct) >= 2
+    possible = {
+        "supcon": (positive and negative, "two spans of one type and one of another"),
+        "n_pairs": (plural >= 2, "two spans of each of two types"),
+    }.get(loss, (positive or negative, "two spans"))
+    if not possible[0]:
+        raise ViewError(
+            f"the training documents have {sum(distinct.values())} spans of {len(distinct)} types (with O, where it takes"
+            f" part): loss {loss} needs at least {possible[1]}; give more documents or choose another loss"
+        )
+
+
 def entity_pair_view(view: Dataset, num_types: int, num_pairs: int, positive_share: float = 0.3, seed: int = 42) -> Dataset:
     """Pairs of spans drawn in advance, the training set of the paper's stage 1 (section 3.1).
 

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, Pipeline, PreTrainedTokenizerBase, pipeline
 
 from .collators import BilouCollator
-from .configuration import CoNERConfig
+from .configuration import CoNERConfig, ModelError
 from .modeling import CoNERForTokenClassification
-from .onnx_model import ONNX_FILES, OnnxError, OnnxModel
+from .onnx_model import OnnxModel, holds_only_an_export
 from .preprocessing import window_rows
 from .tagging import spans_from_tags
 from .viterbi import BilouViterbiProcessor
@@ -40,12 +39,19 @@ class NestedNerPipeline(Pipeline):
     A text is cut into windows of sentences as in training; pieces of a sentence longer than a window overlap, and an entity
     comes from the window whose core its first character lies in.
 
+    Options of the construction (beside those of `transformers.pipeline`):
+        backend: `torch`; `onnx` for what `runne-coner export` wrote, on the CPU; None is torch, unless the folder holds
+            nothing but an export.
+
     Options, at construction or in the call:
-        batch_size: windows in a forward pass, default 32.
-        threshold: leave out entities with a score below it, default 0.
+        batch_size: windows in a forward pass, at least 1, default 32.
+        threshold: leave out entities with a score below it, in [0, 1], default 0.
         entity_types: decode only these types.
         flat: keep only the outermost entities: from the longest on, those that overlap none kept before; of equal spans
             the one with the better score.
+
+    Raises:
+        ModelError: `backend` and the model, its `device` or its `dtype` do not go together, or there is no tokenizer.
     """
 
     _load_processor = False
@@ -53,13 +59,27 @@ class NestedNerPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
 
-    def __init__(self, model: CoNERForTokenClassification, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs):
+    def __init__(
+        self,
+        model: CoNERForTokenClassification | OnnxModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        backend: str | None = None,
+        **kwargs,
+    ):
         if tokenizer is None:
-            raise ValueError("the pipeline needs the model's tokenizer; give tokenizer=, or a folder that holds one")
+            raise ModelError("the pipeline needs the model's tokenizer; give tokenizer=, or a folder that holds one")
+        model = _of_backend(model, backend)
+        if isinstance(model, OnnxModel):
+            _check_onnx_options(model, kwargs.get("device"), kwargs.get("dtype"))
+            kwargs["device"] = "cpu"
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+        _checked_batch_size(self._batch_size)
         config = self.model.config
         self.windows = WindowSettings(config.max_length, config.max_sentences, config.stride)
-        self.viterbi = BilouViterbiProcessor(config.transition_priors)
+        try:
+            self.viterbi = BilouViterbiProcessor(config.transition_priors)
+        except ValueError as error:
+            raise ModelError(f"{config.name_or_path}: config.json, transition_priors: {error}") from error
         self.collator = BilouCollator(tokenizer)
         self.model.eval()
 
@@ -68,6 +88,10 @@ class NestedNerPipeline(Pipeline):
         unknown = sorted(set(options) - known)
         if unknown:
             raise TypeError(f"unknown options {unknown} of the nested-ner pipeline; known are {sorted(known | {'batch_size'})}")
+        if "threshold" in options:
+            _check_threshold(options["threshold"])
+        if not isinstance(options.get("flat", False), bool):
+            raise TypeError(f"flat must be true or false, got {options['flat']!r}")
         heads = {}
         if "entity_types" in options:
             heads["heads"] = self._heads_of(options.pop("entity_types"))
@@ -77,6 +101,8 @@ class NestedNerPipeline(Pipeline):
         if entity_types is None:
             return None
         known = self.model.config.entity_types
+        if not isinstance(entity_types, Iterable):
+            raise TypeError(f"entity_types must be a list of types, got {entity_types!r}")
         wanted = [entity_types] if isinstance(entity_types, str) else list(entity_types)
         unknown = [name for name in wanted if name not in known]
         if unknown or not wanted:
@@ -87,11 +113,11 @@ class NestedNerPipeline(Pipeline):
         """See the class. A list gives a list, another iterable an iterator that reads it as it goes.
 
         Raises:
-            TypeError: an input that is not text. ValueError: an unknown entity type.
+            TypeError: an input that is not text. TypeError, ValueError: an option is of a wrong type, or out of its range.
         """
         _, forward, postprocess = self._sanitize_parameters(**options)
         settings = {**self._forward_params, **forward}, {**self._postprocess_params, **postprocess}
-        batch_size = batch_size or self._batch_size or 32
+        batch_size = _checked_batch_size(batch_size) or self._batch_size or 32
         if isinstance(inputs, str):
             return next(self._stream([inputs], batch_size, *settings))
         if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
@@ -164,57 +190,72 @@ class NestedNerPipeline(Pipeline):
         return [{key: (e | {"text": text[e["start"] : e["end"]]})[key] for key in order} for e in kept]
 
 
-class ModelError(ValueError):
-    """A folder or Hub id that is no usable CoNER model; the message says what is missing."""
+def _of_backend(model: CoNERForTokenClassification | OnnxModel, backend: str | None) -> CoNERForTokenClassification | OnnxModel:
+    """The model, or in its place the one that ONNX Runtime runs out of the same folder."""
+    if backend not in (None, "torch", "onnx"):
+        raise ModelError(f"backend must be torch or onnx, not {backend!r}")
+    if backend == "torch" and isinstance(model, OnnxModel):
+        raise ModelError(f"{model.path}: is no model for torch, and its folder holds none; load it with backend='onnx'")
+    if backend == "onnx" and not isinstance(model, OnnxModel):
+        return OnnxModel.from_pretrained(model.name_or_path)
+    return model
+
+
+def _check_onnx_options(model: OnnxModel, device, dtype) -> None:
+    on_cpu = device in (None, -1) or (not isinstance(device, int) and torch.device(device).type == "cpu")
+    if not on_cpu:
+        raise ModelError(f"{model.path}: runs on the CPU, not on {device}; leave device= out, or use the torch model")
+    if dtype not in (None, "auto", "float32", torch.float32):
+        raise ModelError(f"{model.path}: an exported model has the precision of its export; leave dtype= out")
+
+
+def _checked_batch_size(batch_size: int | None) -> int | None:
+    if batch_size is not None and type(batch_size) is not int:
+        raise TypeError(f"batch_size must be a whole number, got {batch_size!r}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return batch_size
+
+
+def _check_threshold(threshold: float) -> None:
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(f"threshold must be a number, got {threshold!r}")
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
 
 
 def load_pipeline(model: str, backend: str | None = None, **options) -> NestedNerPipeline:
-    """The pipeline of a saved model, with errors that say what is wrong with the folder.
+    """`pipeline("nested-ner", ...)` of a saved model, with errors that say what is wrong with the folder.
 
     Args:
         model: folder or Hub id.
-        backend: `torch`; `onnx` for what `runne-coner export` wrote, on the CPU; None is torch, unless the folder holds
-            nothing but an export.
-        options: of `transformers.pipeline` (`device`, `dtype`, ...) and of `NestedNerPipeline`.
+        backend, options: of `transformers.pipeline` (`device`, `dtype`, ...) and of `NestedNerPipeline`.
     Raises:
         ModelError: no such folder, a file is missing or broken, or it holds another kind of model.
     """
     folder = Path(model)
-    torch_weights, exports = list(folder.glob("model*.safetensors")), [n for n in ONNX_FILES if (folder / n).is_file()]
-    backend = backend or ("onnx" if exports and not torch_weights else "torch")
-    if backend not in ("torch", "onnx"):
-        raise ModelError(f"backend must be torch or onnx, not {backend!r}")
     if folder.is_dir():
         for name, content in (("config.json", "configuration"), ("tokenizer.json", "tokenizer")):
             if not (folder / name).is_file():
                 raise ModelError(f"{model}: no {name}: the folder holds no {content}; give a folder that stage 2 wrote")
-        if backend == "torch" and not torch_weights:
-            if exports:
-                raise ModelError(f"{model}: holds {exports[0]} and no weights for torch; load it with backend='onnx'")
+        if backend != "onnx" and not holds_only_an_export(folder) and not list(folder.glob("model*.safetensors")):
             raise ModelError(f"{model}: no model.safetensors: the folder holds no weights; give a folder that stage 2 wrote")
     elif len(folder.parts) > 2 or folder.is_absolute():
         raise ModelError(f"{model}: there is no such folder, and it is no Hub id (owner/name)")
     try:
         config = AutoConfig.from_pretrained(model)
-        if not isinstance(config, CoNERConfig):
-            raise ModelError(f"{model}: a {config.model_type!r} model, not a CoNER one; train it with recipes/stage2.py")
-        if backend == "onnx":
-            return _onnx_pipeline(model, **options)
-        return pipeline(TASK, model=model, **options)
-    except OnnxError as error:
-        raise ModelError(str(error)) from error
-    except SafetensorError as error:
-        raise ModelError(f"{model}: the weights (model.safetensors) are damaged: {error}; get the file again") from error
     except OSError as error:
         raise ModelError(f"{model}: cannot be loaded: {' '.join(str(error).split())}") from error
-
-
-def _onnx_pipeline(model: str, device: str | None = None, dtype=None, **options) -> NestedNerPipeline:
-    if device is not None and torch.device(device).type != "cpu":
-        raise ModelError(f"{model}: backend='onnx' runs on the CPU, not on {device}; leave device= out, or use the torch model")
-    if dtype not in (None, "auto", "float32", torch.float32):
-        raise ModelError(f"{model}: an exported model has the precision of its export; leave dtype= out")
-    return pipeline(TASK, model=OnnxModel.from_pretrained(model), tokenizer=model, device="cpu", **options)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{model}: config.json is no configuration of a CoNER model: {error}") from error
+    if not isinstance(config, CoNERConfig):
+        raise ModelError(f"{model}: a {config.model_type!r} model, not a CoNER one; train it with recipes/stage2.py")
+    if not config.entity_types:
+        raise ModelError(f"{model}: config.json names no entity_types; give a folder that stage 2 wrote")
+    try:
+        return pipeline(TASK, model=model, backend=backend, **options)
+    except OSError as error:
+        raise ModelError(f"{model}: cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[str]]:

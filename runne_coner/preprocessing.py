@@ -15,6 +15,7 @@ from datasets import Array2D, Dataset, Features, List, Value
 from razdel import sentenize
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from .outside import EVERY_RUN, OutsideSettings, outside_spans, surface_id
 from .tagging import (
     FIRST,
     IGNORE_INDEX,
@@ -114,13 +115,17 @@ def tokenize_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     return tokenized
 
 
+_CASES = np.array([MIDDLE, LAST, FIRST, WHOLE], dtype=np.int8)
+"""Case of a sub-word by whether it is the first (2) and the last (1) of its word."""
+
+
 def subword_cases(word_ids: np.ndarray) -> np.ndarray:
     """Case (WHOLE, FIRST, MIDDLE, LAST) of each sub-word from the word indices `(tokens,)`; int8."""
     first = np.ones(len(word_ids), dtype=bool)
     first[1:] = word_ids[1:] != word_ids[:-1]
     last = np.ones(len(word_ids), dtype=bool)
     last[:-1] = first[1:]
-    return np.select([first & last, first, last], [WHOLE, FIRST, LAST], MIDDLE).astype(np.int8)
+    return _CASES[2 * first + last]
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -191,16 +196,23 @@ class _WindowMaker:
         """Columns of one window; character offsets of special tokens are 0."""
         words = self.words(text, window)
         low = np.searchsorted(text.word_ids, window.first)
-        ids = text.input_ids[low : low + len(words)]
-        frame = (len(self.before), len(self.after))
+        length = len(self.before) + len(words) + len(self.after)
+        inside = slice(len(self.before), len(self.before) + len(words))
+        # Filled in place: `np.pad` took a third of the time of everything before the encoder.
+        ids = np.empty(length, dtype=np.int32)
+        ids[: inside.start], ids[inside], ids[inside.stop :] = self.before, text.input_ids[low : low + len(words)], self.after
+        cases = np.full(length, SPECIAL, dtype=np.int8)
+        cases[inside] = subword_cases(words)
+        offsets = np.zeros((2, length), dtype=np.int32)
+        offsets[:, inside] = text.word_offsets[words].T
         core = text.word_offsets[window.core_first : window.core_end]
         return {
-            "input_ids": np.concatenate([self.before, ids, self.after]).astype(np.int32),
-            "subword_cases": np.pad(subword_cases(words), frame, constant_values=SPECIAL),
-            "word_starts": np.pad(text.word_offsets[words, 0], frame).astype(np.int32),
-            "word_ends": np.pad(text.word_offsets[words, 1], frame).astype(np.int32),
+            "input_ids": ids,
+            "subword_cases": cases,
+            "word_starts": offsets[0],
+            "word_ends": offsets[1],
             "core": np.array([core[0, 0], core[-1, 1]] if len(core) else [0, 0], dtype=np.int32),
-            "length": len(ids) + sum(frame),
+            "length": length,
         }
 
     def token_span(self, text: TokenizedText, window: Window, first: int, end: int) -> tuple[int, int] | None:
@@ -291,23 +303,29 @@ def entity_view(
     tokenizer: PreTrainedTokenizerBase,
     entity_types: Sequence[str],
     settings: WindowSettings = DEFAULT_WINDOWS,
+    outside: OutsideSettings = EVERY_RUN,
 ) -> Dataset:
     """The view of stage 1: windows with all their spans, entities and what lies between them.
 
-    Args: as `bilou_view`.
+    Args: as `bilou_view`, and
+        documents: may have a column `corpus`, the number of the corpus of each document (see `corpora`).
+        outside: which spans of O words there are; by default every maximal run outside all entities.
     Returns:
-        The window columns of `bilou_view`, and `spans` (spans, 3) int32: first token, end token (exclusive), type. The
-        type `len(entity_types)` is O: a maximal run of words outside every entity. `lost` as in `bilou_view`.
+        The window columns of `bilou_view`, and `spans` (spans, 3) int32: first token, end token (exclusive), type, where
+        the type `len(entity_types)` is O; `surfaces` (spans,) int64, equal for equal words up to case; `corpus`, 0 where
+        the documents do not say. `lost` as in `bilou_view`.
     """
     maker = _WindowMaker(tokenizer, settings)
     index_of = {name: index for index, name in enumerate(entity_types)}
+    entity_words = _words_of_entities(documents) if outside.lengths == "entities" else []
 
     def find_spans(batch: dict, indices: list[int]) -> dict:
         columns = defaultdict(list)
         for text, document, windows, placed in _cut(maker, batch, indices, index_of, True):
             found: set[tuple[int, int, str]] = set()
             rows = []
-            for window in windows:
+            place = document - indices[0]
+            for number, window in enumerate(windows):
                 row = maker.row(text, window)
                 spans = []
                 for span in placed.spans:
@@ -316,18 +334,35 @@ def entity_view(
                         spans.append((*tokens, index_of[span[2]]))
                         found.add(span)
                 # Also the words of an entity that is not in the window as a whole are no O.
-                inside = row["subword_cases"] == SPECIAL
-                inside[~inside] = placed.inside[maker.words(text, window)]
-                edges = np.flatnonzero(np.diff(np.concatenate([[True], inside, [True]]).astype(np.int8)))
-                spans.extend((first, end, len(entity_types)) for first, end in edges.reshape(-1, 2).tolist())
-                spans_array = np.array(spans, dtype=np.int32).reshape(-1, 3)
-                rows.append({"document": document, **row, "spans": spans_array, "lost": []})
+                words = np.full(row["length"], -1)
+                words[row["subword_cases"] != SPECIAL] = maker.words(text, window)
+                inside = words < 0
+                inside[~inside] = placed.inside[words[~inside]]
+                between = outside_spans(words, inside, outside, entity_words, (document, number))
+                spans.extend((first, end, len(entity_types)) for first, end in between)
+                surfaces = [
+                    surface_id(batch["text"][place][row["word_starts"][first] : row["word_ends"][end - 1]])
+                    for first, end, _ in spans
+                ]
+                row["spans"] = np.array(spans, dtype=np.int32).reshape(-1, 3)
+                row["surfaces"] = np.array(surfaces, dtype=np.int64)
+                row["corpus"] = batch["corpus"][place] if "corpus" in batch else 0
+                rows.append({"document": document, **row, "lost": []})
             lost = [(span[2], "cut by a window or without sub-words") for span in placed.spans if span not in found]
             _append_rows(columns, rows, placed.lost + lost)
         return columns
 
-    features = Features(_WINDOW_FEATURES | {"spans": Array2D(shape=(None, 3), dtype="int32")} | _LOST_FEATURE)
+    spans_features = {"spans": Array2D(shape=(None, 3), dtype="int32"), "surfaces": List(Value("int64"))}
+    features = Features(_WINDOW_FEATURES | spans_features | {"corpus": Value("int32")} | _LOST_FEATURE)
     return _map(documents, find_spans, features, "entity view")
+
+
+def _words_of_entities(documents: Dataset) -> np.ndarray:
+    """Lengths in words of all entities, `(entities,)`; without those of no word."""
+    lengths = [
+        len(split_words(row["text"][entity["start"] : entity["end"]])) for row in documents for entity in row["entities"]
+    ]
+    return np.array([length for length in lengths if length], dtype=np.int64)
 
 
 def _map(documents: Dataset, function, features: Features, name: str) -> Dataset:

@@ -1,4 +1,4 @@
-"""The Trainers of both stages; the losses are computed in `compute_loss`."""
+"""What the Trainers of both stages share, and that of stage 2; the losses are computed in `compute_loss`."""
 
 import json
 from collections import defaultdict
@@ -7,30 +7,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, Trainer
+from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import DistanceBasedLogisticLoss, NamedEntityLoss, balanced_head_weights, floored_sqrt
+from .losses import NamedEntityLoss, balanced_head_weights
 from .model_card import public_arguments
-from .modeling import CoNERForTokenClassification, EntityEncoder
+from .modeling import CoNERForTokenClassification
 from .optimization import WeightAveraging, layer_scales, set_learning_rates
 from .perturbation import FastGradient, rdrop_divergence
 from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
 from .tagging import tag_log_frequencies
-from .training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
+from .training_args import NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
 
-EVALUATED_PAIRS = 4096
-"""Pairs of spans that stage 1 looks at in each evaluation batch, half of them of one type where there are so many."""
 
-
-class _SpanTrainer(Trainer):
+class SpanTrainer(Trainer):
     """What both Trainers share: logging the parts of the loss by name, and arguments saved as JSON."""
 
     def __init__(self, *args, loss: nn.Module, **kwargs):
@@ -153,101 +149,6 @@ class _SpanTrainer(Trainer):
         return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
 
 
-class ContrastiveTrainer(_SpanTrainer):
-    """Stage 1: fine-tunes an `EntityEncoder` so that spans of one type lie close together (Bondarenko 2022, section 3.1).
-
-    `train_dataset` is an entity view (pair mode `in_batch`) with an `EntityCollator`, or an entity-pair view (`sampled`)
-    with an `EntityPairCollator` as `pair_collator`; `eval_dataset` is always an entity view. Evaluation reports
-    `eval_pair_auc` (probability that a random pair of one type lies closer than a random pair of two) and
-    `eval_positive_distance`, `eval_negative_distance`, over pairs within the evaluation batches.
-
-    Args:
-        loss: default `DistanceBasedLogisticLoss` with the settings of `args`.
-        pair_collator: collator of the training batches where it differs from `data_collator`.
-    """
-
-    def __init__(
-        self,
-        model: EntityEncoder,
-        args: ContrastiveTrainingArguments,
-        *,
-        loss: nn.Module | None = None,
-        pair_collator=None,
-        **kwargs,
-    ):
-        loss = loss or DistanceBasedLogisticLoss(args.margin, args.positive_weight, args.label_smoothing_factor)
-        super().__init__(model, args, loss=loss, compute_metrics=pair_metrics, **kwargs)
-        self.label_names = ["types"]
-        self.pair_collator = pair_collator
-
-    def get_train_dataloader(self):
-        if self.pair_collator is None:
-            return super().get_train_dataloader()
-        evaluation_collator, self.data_collator = self.data_collator, self.pair_collator
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = evaluation_collator
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
-        types, same = inputs.pop("types", None), inputs.pop("same", None)
-        outputs = model(**inputs)
-        embeddings = outputs.span_embeddings
-        if same is not None:
-            first, second = embeddings.chunk(2)
-            parts = self.loss.forward_pairs(first, second, same)
-        else:
-            _, identity = torch.unique(inputs["spans"], dim=0, return_inverse=True)
-            parts = self.loss(embeddings, types, identity)
-        self._record(parts, training=model.training)
-        return (parts["loss"], outputs) if return_outputs else parts["loss"]
-
-    def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
-        """Distances `(1, EVALUATED_PAIRS)` and 1 / 0 for same / different type (-100 where there are fewer pairs)."""
-        return _evaluated_pairs(outputs.span_embeddings, inputs["types"], inputs["spans"])
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the plain encoder with its tokenizer, ready for stage 2 or `AutoModel`; checkpoints keep the whole network."""
-        if _internal_call:
-            return super().save_model(output_dir, _internal_call=True)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            self.accelerator.unwrap_model(self.model).encoder.save_pretrained(folder)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
-            self._save_arguments(folder)
-        return None
-
-
-def _evaluated_pairs(embeddings: Tensor, types: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
-    """A fixed number of pairs of a batch, half of them positive where there are enough; drawn alike in every evaluation."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.triu_indices(len(types), len(types), offset=1, device=types.device)
-    distinct = (spans[first] != spans[second]).any(dim=-1)
-    first, second = first[distinct], second[distinct]
-    same = types[first] == types[second]
-    chosen = []
-    for kind in (same, ~same):
-        candidates = kind.nonzero()[:, 0]
-        order = torch.randperm(len(candidates), generator=generator)[: EVALUATED_PAIRS // 2].to(candidates.device)
-        chosen.append(candidates[order])
-    index = torch.cat(chosen)
-    distance = floored_sqrt((embeddings[first[index]] - embeddings[second[index]]).float().square().sum(-1))
-    missing = EVALUATED_PAIRS - len(index)
-    padded_same = nn.functional.pad(same[index].long(), (0, missing), value=-100)
-    return nn.functional.pad(distance, (0, missing))[None], padded_same[None]
-
-
-def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Pair AUC and mean distances from what `ContrastiveTrainer` predicts."""
-    real = prediction.label_ids != -100
-    distance, same = prediction.predictions[real], prediction.label_ids[real] == 1
-    if same.all() or not same.any():
-        return {}
-    return {"pair_auc": float(roc_auc_score(same, -distance))}
-
-
 def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset | None) -> NamedEntityLoss:
     """The loss of stage 2 with the settings of `args`.
 
@@ -267,7 +168,7 @@ def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset |
     return NamedEntityLoss(*settings, **options)
 
 
-class NestedNerTrainer(WeightAveraging, _SpanTrainer):
+class NestedNerTrainer(WeightAveraging, SpanTrainer):
     """Stage 2: trains the encoder and its BILOU heads under the named-entity loss (Bondarenko 2022, section 3.2, eq. 6).
 
     Datasets are BILOU views with a `BilouCollator`. Predictions are tags decoded by Viterbi, `(windows, tokens, heads)`;

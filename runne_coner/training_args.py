@@ -1,5 +1,6 @@
 """Training arguments of both stages: `transformers.TrainingArguments` with the knobs of the method."""
 
+import importlib.util
 import math
 import os
 from dataclasses import dataclass, field
@@ -8,9 +9,18 @@ import torch
 from transformers import TrainingArguments
 
 from .losses import CE_FORMS, HEAD_WEIGHTINGS
+from .metric_losses import LOSSES
+from .pair_weights import MININGS
 
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
+SAMPLING_STRATEGIES = ("group_by_length", "by_type", "random", "sequential", "batch_rebalance")
+_NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining": "none"}
+"""Options of the choice of pairs of a batch, with the values that change nothing."""
+_OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
+"""Options that only the DBL loss has, with their defaults."""
+_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_window_target", "fgm_epsilon", "rdrop_weight")
+"""Options of stage 2 that change nothing at 0, and grow from there."""
 
 
 @dataclass
@@ -21,7 +31,10 @@ class _SpanTrainingArguments(TrainingArguments):
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"help": "How training windows are drawn: 'group_by_length' keeps padding low, 'random' does not sort."},
+        metadata={
+            "help": "How training windows are drawn: 'group_by_length' keeps padding low, 'by_type' (stage 1, in_batch) gives "
+            "every entity type a chance in every batch as well, 'random' does not sort."
+        },
     )
 
     cpu_threads: int = field(
@@ -33,10 +46,28 @@ class _SpanTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
+        # NaN and infinity are numbers to the parser, and would show only as a loss of NaN after the first step.
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "label_smoothing_factor", *self._finite()):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
+        if not 0.0 <= self.label_smoothing_factor < 1.0:
+            raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collators read columns that forward() does not")
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f"train_sampling_strategy must be one of {SAMPLING_STRATEGIES}, got {self.train_sampling_strategy!r}"
+            )
         if self.cpu_threads < 0:
             raise ValueError(f"cpu_threads must be 0 (all cores) or more, got {self.cpu_threads}")
+
+    @staticmethod
+    def _finite() -> tuple[str, ...]:
+        """Settings of the stage that must be finite numbers."""
+        return ()
 
     def use_cpu_threads(self) -> None:
         """Give a process that trains on the CPU its threads; `accelerate launch` would leave it a single one."""
@@ -53,9 +84,27 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     Parameters that control the loss:
         pair_mode: `in_batch` compares all spans of a batch from one forward pass; `sampled` trains on pairs drawn in
             advance as in the paper.
+        loss: `dbl`, or `supcon`, `multi_similarity`, `n_pairs` of `metric_losses` (in mode `in_batch`).
         margin: m of eq. 3.
         positive_weight: weight of the positive pairs in `in_batch`.
         label_smoothing_factor (of TrainingArguments): targets of the log-loss become s / 2 and 1 - s / 2.
+
+    Parameters that control the batches:
+        train_sampling_strategy (of TrainingArguments): also `by_type` in pair mode `in_batch`, see
+            `samplers.TypeBatchSampler`.
+        gradient_cache_chunk: windows encoded at a time, so that a batch of 256 needs no more memory than one of so many;
+            costs a second forward pass; 0 encodes the batch at once. See `gradient_cache`.
+
+    Parameters that control the evaluation:
+        eval_neighbours: k of `eval_neighbour_accuracy`.
+        eval_projection: whether each evaluation leaves a picture of the spans in `output_dir`; needs matplotlib.
+        greater_is_better (of TrainingArguments): default false for `positive_distance` as it is for losses.
+    Parameters that control which pairs of a batch count how much (see `pair_weights.PairWeighting`):
+        overlap_weight: weight of negative pairs of nested or overlapping spans.
+        same_surface_weight: weight of positive pairs of the same words.
+        mining, mining_margin: `semi_hard` keeps only the negatives a little farther away than a positive.
+
+    An option that the chosen mode or loss cannot honour is an error.
 
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
@@ -64,13 +113,79 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
     pair_mode: str = field(default="in_batch", metadata={"help": "Pairs: 'in_batch' (all of a batch) or 'sampled'."})
     margin: float = field(default=1.0, metadata={"help": "Margin m of the distance-based logistic loss."})
     positive_weight: float = field(default=0.3, metadata={"help": "Weight of positive pairs in pair mode in_batch."})
+    gradient_cache_chunk: int = field(
+        default=0, metadata={"help": "Windows encoded at a time to save memory (gradient caching); 0 = the whole batch."}
+    )
+    eval_neighbours: int = field(default=10, metadata={"help": "Nearest neighbours that eval_neighbour_accuracy looks at."})
+    eval_projection: bool = field(
+        default=False, metadata={"help": "Leave a picture of the spans in output_dir at each evaluation."}
+    )
+
+    loss: str = field(
+        default="dbl", metadata={"help": "Loss: 'dbl' (eq. 3), 'supcon', 'multi_similarity' or 'n_pairs' (extra 'losses')."}
+    )
+    overlap_weight: float = field(
+        default=1.0, metadata={"help": "Weight of negative pairs of nested or overlapping spans; 0 leaves them out."}
+    )
+    same_surface_weight: float = field(
+        default=1.0, metadata={"help": "Weight of positive pairs of the same words; 0 leaves them out."}
+    )
+    mining: str = field(
+        default="none", metadata={"help": "Negative pairs: all ('none'), or the 'semi_hard' ones of each span by distance."}
+    )
+    mining_margin: float = field(
+        default=0.2, metadata={"help": "How much farther away than a positive a 'semi_hard' negative is at most."}
+    )
+
+    @staticmethod
+    def _finite() -> tuple[str, ...]:
+        return ("margin", "positive_weight")
 
     def __post_init__(self):
+        # The Trainer would take every metric but losses for one that should grow.
+        name = self.metric_for_best_model or ""
+        if self.greater_is_better is None and name.endswith("positive_distance"):
+            self.greater_is_better = False
         super().__post_init__()
-        if self.pair_mode not in PAIR_MODES:
-            raise ValueError(f"pair_mode must be one of {PAIR_MODES}, got {self.pair_mode!r}")
+        for name, known in (("pair_mode", PAIR_MODES), ("loss", LOSSES), ("mining", MININGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if not 0.0 <= self.positive_weight <= 1.0:
             raise ValueError(f"positive_weight must lie in [0, 1], got {self.positive_weight}")
+        if self.train_sampling_strategy == "by_type" and self.pair_mode != "in_batch":
+            raise ValueError(
+                "train_sampling_strategy 'by_type' is for pair_mode 'in_batch': drawn pairs have their types already"
+            )
+        if self.gradient_cache_chunk < 0:
+            raise ValueError(f"gradient_cache_chunk must be 0 (off) or more windows, got {self.gradient_cache_chunk}")
+        if self.eval_neighbours < 1:
+            raise ValueError(f"eval_neighbours must be at least 1, got {self.eval_neighbours}")
+        if self.eval_projection and importlib.util.find_spec("matplotlib") is None:
+            raise ValueError('eval_projection needs matplotlib: pip install "runne-coner[analysis]", or leave it out')
+        for name in ("overlap_weight", "same_surface_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0.0 < self.mining_margin < float("inf"):
+            raise ValueError(f"mining_margin must be positive, got {self.mining_margin}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        changed = [f"{name} {getattr(self, name)}" for name, value in _NEUTRAL_WEIGHTS.items() if getattr(self, name) != value]
+        if self.pair_mode == "sampled":
+            changed += [f"loss {self.loss}"] if self.loss != "dbl" else []
+            if changed:
+                raise ValueError(f"pair_mode sampled, the paper's, knows no {', '.join(changed)}; take pair_mode in_batch")
+        if self.loss == "dbl":
+            return
+        foreign = [f"{name} {getattr(self, name)}" for name, value in _OF_DBL.items() if getattr(self, name) != value]
+        foreign += [
+            f"{name} {getattr(self, name)}"
+            for name in ("overlap_weight", "same_surface_weight")
+            if getattr(self, name) not in (0.0, 1.0)
+        ]
+        foreign += ["mining semi_hard"] if self.loss == "n_pairs" and self.mining != "none" else []
+        if foreign:
+            raise ValueError(f"loss {self.loss} cannot honour {', '.join(foreign)}; leave them out, or take loss dbl")
 
 
 @dataclass
@@ -142,27 +257,30 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         default=0.0, metadata={"help": "Weight of the divergence between two passes with other dropout masks; 0 = off."}
     )
 
+    @staticmethod
+    def _finite() -> tuple[str, ...]:
+        return ("ce_weight", "dice_weight", "dice_smoothing", "head_learning_rate", "layer_decay", "ema_decay", *_OFF_AT_ZERO)
+
     def __post_init__(self):
         super().__post_init__()
+        if self.train_sampling_strategy == "by_type":
+            raise ValueError("train_sampling_strategy 'by_type' is for stage 1 in pair_mode 'in_batch'; choose another one")
         if self.dice_reduction not in DICE_REDUCTIONS:
             raise ValueError(f"dice_reduction must be one of {DICE_REDUCTIONS}, got {self.dice_reduction!r}")
         if min(self.ce_weight, self.dice_weight) < 0 or self.ce_weight + self.dice_weight == 0:
             raise ValueError(f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight} must be >= 0 and not both 0")
         if self.dice_smoothing <= 0:
             raise ValueError(f"dice_smoothing must be positive, got {self.dice_smoothing}")
-        if not 0.0 <= self.rare_window_target < math.inf:
-            raise ValueError(f"rare_window_target must be 0 (off) or a number of mentions, got {self.rare_window_target}")
         if not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        for name in ("fgm_epsilon", "rdrop_weight"):
-            if not 0.0 <= getattr(self, name) < math.inf:
+        for name in _OFF_AT_ZERO:
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}")
         if self.ce_form not in CE_FORMS:
             raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
         if self.head_weighting not in HEAD_WEIGHTINGS:
             raise ValueError(f"head_weighting must be one of {HEAD_WEIGHTINGS}, got {self.head_weighting!r}")
-        for name in ("focal_gamma", "logit_adjustment"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or a positive number, got {getattr(self, name)}")
+        if self.head_learning_rate < 0:
+            raise ValueError(f"head_learning_rate must not be negative, got {self.head_learning_rate}")

@@ -105,33 +105,37 @@ class BilouViterbiProcessor(LogitsProcessor):
             int64 tags `(batch, tokens, heads)`.
         """
         batch, tokens, heads, _ = logits.shape
-        tags = torch.zeros((batch, tokens, heads), dtype=torch.long, device=logits.device)
+        # A row for each sequence, so that its path is written in one piece.
+        tags = torch.zeros((batch, heads, tokens), dtype=torch.long, device=logits.device)
         if logits.numel() == 0:
-            return tags
+            return tags.transpose(1, 2)
         # Where O leads every other tag by more than the priors can make up for, the best path is O throughout. That holds
         # for most heads of most windows, and spares them the recursion. (NaN compares false: it is looked at below.)
         lead = logits[..., O] - logits[..., 1:].amax(dim=-1)
-        settled = (lead > self.outside_margin) | (subword_cases == SPECIAL)[:, :, None]
-        window, head = (~settled.all(dim=1)).nonzero(as_tuple=True)
+        least = lead.masked_fill_((subword_cases == SPECIAL)[:, :, None], torch.inf).amin(dim=1)
+        window, head = (~(least > self.outside_margin)).nonzero(as_tuple=True)
         if len(window):
-            tags[window, :, head] = self._best_paths(subword_cases[window], logits[window, :, head])
-        return tags
+            tags[window, head] = self._best_paths(subword_cases[window], logits[window, :, head])
+        return tags.transpose(1, 2)
 
     def _best_paths(self, subword_cases: Tensor, logits: Tensor) -> Tensor:
         """Viterbi over K sequences: cases `(K, tokens)` and logits `(K, tokens, 5)` to tags `(K, tokens)`."""
         emissions = self._log_emissions(subword_cases, logits)
         transitions = self.log_priors.to(device=logits.device, dtype=emissions.dtype)[subword_cases]
-        score = transitions[:, 0, O] + emissions[:, 0]
+        # What a step (K, 5 previous tags, 5 tags) adds, for all tokens at once: the loop below is all overhead of calls.
+        first, *steps = transitions.add_(emissions[:, :, None]).unbind(dim=1)
+        score = first[:, O]
         origins = []
-        for t in range(1, emissions.shape[1]):
-            best, origin = (score[:, :, None] + transitions[:, t]).max(dim=1)
-            score = best + emissions[:, t]
+        for step in steps:
+            score, origin = (score[:, :, None] + step).max(dim=1)
             origins.append(origin)
         score[:, [B, I]] = -torch.inf
-        path = [score.argmax(dim=-1)]
+        tag = score.argmax(dim=-1, keepdim=True)
+        path = [tag]
         for origin in reversed(origins):
-            path.append(origin.gather(1, path[-1][:, None])[:, 0])
-        return torch.stack(path[::-1], dim=1)
+            tag = origin.gather(1, tag)
+            path.append(tag)
+        return torch.cat(path[::-1], dim=1)
 
     @torch.no_grad()
     def span_log_probabilities(self, subword_cases: Tensor, logits: Tensor, spans: Tensor) -> Tensor:

@@ -54,8 +54,33 @@ def test_predict_reads_brat_folders_and_text_files(model, tmp_path):
 def test_predict_threshold(model, tmp_path):
     write_runne([Document(1, TEXT)], tmp_path / "in.jsonl")
     argv = ["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
-    main([*argv, "--threshold", "1.01"])
+    main([*argv, "--threshold", "1"])
     assert read_documents(tmp_path / "out.jsonl")[0].entities == ()
+
+
+@pytest.mark.parametrize("threshold", ["1.01", "-1", "nan", "much"])
+def test_predict_refuses_a_threshold_that_is_no_probability(tmp_path, capsys, threshold):
+    message = failure(capsys, "predict", "--model", "m", "--input", "i", "--output", "o", f"--threshold={threshold}")
+    assert "--threshold" in message and threshold in message
+
+
+def test_predict_stops_at_a_defect_or_skips_it(model, tmp_path, capsys):
+    source, output = tmp_path / "texts.jsonl", tmp_path / "found.jsonl"
+    good = json.dumps({"id": 1, "sentences": TEXT}, ensure_ascii=False)
+    source.write_text(f"{good}\n{{broken\n{good}\n", encoding="utf-8")
+    argv = ["predict", "--model", str(model), "--input", str(source), "--output", str(output)]
+    message = failure(capsys, *argv)
+    assert "texts.jsonl, line 2" in message and "--lenient" in message and not output.exists()
+    main([*argv, "--lenient"])
+    assert [document.id for document in read_annotations(output)] == [1]
+
+
+def test_predict_reads_texts_without_any_letter(model, tmp_path):
+    texts = ["", " \n\t", "😀😀", "\u200b\u200b", "\ufeff", "\u00ad", "\x00", "e\u0301", "\u2028"]
+    write_runne([Document(n, text) for n, text in enumerate(texts)], tmp_path / "in.jsonl")
+    main(["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")])
+    found = read_documents(tmp_path / "out.jsonl")
+    assert [(document.text, document.entities) for document in found] == [(text, ()) for text in texts]
 
 
 def test_predict_errors(model, tmp_path, capsys):

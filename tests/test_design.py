@@ -25,40 +25,72 @@ MAY_IMPORT = {
     "checks": set(),
     "files": set(),
     "encoders": set(),
-    "training_args": {"losses"},
+    "training_args": {"losses", "metric_losses", "pair_weights"},
+    "silhouette": set(),
+    "samplers": set(),
     "brat": {"checks"},
-    "documents": {"tagging", "files"} | BRAT,
+    "conll": {"checks"},
+    "documents": {"tagging", "files", "conll"} | BRAT,
     "losses": {"tagging"},
+    "metric_losses": {"losses"},
+    "pair_weights": {"losses"},
+    "outside": set(),
     "viterbi": {"tagging"},
     "configuration": {"tagging"},
-    "nerel": {"documents", "tagging"} | BRAT,
+    "nerel": {"documents", "tagging", "conll"} | BRAT,
+    "corpora": {"documents"},
     "windows": set(),
     "sampling": {"tagging"},
     "optimization": set(),
     "perturbation": {"tagging"},
-    "preprocessing": {"documents", "tagging", "windows"},
+    "preprocessing": {"documents", "tagging", "windows", "outside"},
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
-    "modeling": {"configuration", "tagging"},
+    "gradient_cache": set(),
+    "gathering": set(),
+    "modeling": {"configuration", "gradient_cache", "onnx_model", "tagging"},
     "initialization": {"modeling", "collators", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},
     "hub": {"model_card", "files"},
+    "span_metrics": {"silhouette", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
         *("files", "sampling", "optimization", "perturbation", "preprocessing"),
+    },
+    "contrastive": {
+        *("trainers", "modeling", "metric_losses", "pair_weights", "training_args", "gathering", "samplers", "span_metrics"),
     },
     "pipeline": {
         *("collators", "modeling", "onnx_model", "preprocessing", "viterbi", "documents", "tagging", "windows"),
         "configuration",
     },
     "export": {"pipeline", "onnx_model", "preprocessing", "documents", "nerel", "tagging"},
-    "analysis": {"modeling", "preprocessing", "metrics"},
+    "significance": {"documents", "metrics"},
+    "embeddings": {
+        *("collators", "configuration", "documents", "modeling", "preprocessing", "tagging", "windows"),
+    },
+    "figures": {"report"},
+    "word_spaces": {
+        *("documents", "embeddings", "encoders", "figures", "files", "report", "significance", "silhouette", "windows"),
+    },
+    "model_spaces": {
+        *("configuration", "documents", "embeddings", "encoders", "figures", "preprocessing", "report", "silhouette"),
+        *("windows", "word_spaces"),
+    },
+    "experiment": {"documents", "errors", "figures", "report", "significance", "word_spaces"},
+    "analysis": {"consistency", "embeddings", "errors", "model_spaces", "report", "significance", "silhouette", "taxonomy"},
+    "taxonomy": {"documents", "metrics", "preprocessing"},
+    "consistency": {"documents", "preprocessing"},
+    "report": set(),
+    "answers": {"documents", "metrics", "nerel"},
+    "examples": {"consistency", "documents", "outputs", "report", "taxonomy"},
+    "errors": {"consistency", "documents", "examples", "metrics", "report", "taxonomy"},
     "outputs": {"documents", "preprocessing", "tagging", "files"},
 }
 """Local modules that each module may import (ARCHITECTURE, "Who may import whom")."""
-MAY_IMPORT_ANYTHING = {"__init__", "cli", "arguments"}
+MAY_IMPORT_ANYTHING = {"__init__", "cli", "analyze", "arguments"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -119,6 +151,21 @@ def test_the_allowed_imports_have_no_cycle():
 def test_the_package_imports_nothing_of_recipes_tests_or_benchmarks():
     for module in MODULES:
         assert not imported_roots(PACKAGE / f"{module}.py") & {"recipes", "tests", "benchmarks", "pytest", "hypothesis"}
+
+
+def test_any_module_may_be_imported_first():
+    """Registration waits for modules that are being imported, and takes place all the same."""
+    code = (
+        "import runne_coner.{} as module, transformers, runne_coner;"
+        "auto = transformers.AutoModelForTokenClassification;"
+        "assert auto._model_mapping[runne_coner.CoNERConfig] is runne_coner.CoNERForTokenClassification"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code.format(name)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for name in ("configuration", "modeling")
+    ]
+    for process in started:
+        assert process.communicate(timeout=300)[1] == "" and process.returncode == 0
 
 
 def test_imports_are_seen_in_every_spelling(tmp_path):
@@ -211,9 +258,12 @@ def recipe(name):
 
 @pytest.fixture(scope="module")
 def recipes():
-    """Per stage: the recipe's module and the classes of its settings."""
-    stage1, stage2 = recipe("stage1"), recipe("stage2")
+    """Per configuration file: the recipe's module and the classes of its settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPES))  # where a recipe that runs as a program finds the others
+        stage1, stage2, grid = recipe("stage1"), recipe("stage2"), recipe("grid")
     return {
+        "experiment": (grid, [DataArguments, grid.ExperimentArguments]),
         "stage1": (stage1, [DataArguments, stage1.Stage1Arguments, ContrastiveTrainingArguments]),
         "stage2": (stage2, [DataArguments, stage2.Stage2Arguments, NestedNerTrainingArguments]),
     }
@@ -254,22 +304,22 @@ def test_every_configuration_parses(config, recipes):
     path = RECIPES / config
     _, classes = recipes[path.stem]
     settings = parse_settings(["--config", str(path)], classes, path, "")
-    data, network, training = settings
     assert [type(part) for part in settings] == classes
     # Stage 2 takes what stage 1 of the same corpus and encoder leaves, or an encoder as it is.
     if path.stem == "stage2":
         first_path = path.with_name("stage1.yaml")
+        _, network, training = settings
         _, _, first = parse_settings(["--config", str(first_path)], recipes["stage1"][1], first_path, "")
         assert network.model_name_or_path == first.output_dir
         assert first.output_dir != training.output_dir
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", [name for name in CONFIGS if not name.endswith("experiment.yaml")])
 def test_the_best_checkpoint_is_chosen_by_a_metric_that_exists(config, recipes):
     path = RECIPES / config
     _, _, training = parse_settings(["--config", str(path)], recipes[path.stem][1], path, "")
     if training.load_best_model_at_end:  # else the last one is taken
-        known = {"loss", "pair_auc", "positive_distance", "negative_distance"}
+        known = {"loss", "pair_auc", "positive_distance", "negative_distance", "silhouette", "neighbour_accuracy"}
         if path.stem == "stage2":
             known = {"loss", "seqeval_micro_f1", "seqeval_macro_f1", *flat_scores(score_documents([], [], ["A"], ["A"]))}
         name = training.metric_for_best_model.removeprefix("eval_")

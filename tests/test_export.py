@@ -13,11 +13,11 @@ from transformers import pipeline
 
 from runne_coner import export
 from runne_coner.cli import main
-from runne_coner.configuration import CoNERConfig
+from runne_coner.configuration import CoNERConfig, ModelError
 from runne_coner.export import ExportError, export_onnx
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.onnx_model import OnnxModel
-from runne_coner.pipeline import ModelError, load_pipeline
+from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import load_tokenizer
 
 onnx = pytest.importorskip("onnx")
@@ -293,7 +293,7 @@ def test_wrong_models_and_options_of_the_onnx_backend(model_folder, exported, tm
         load_pipeline(folder, backend="onnx", device="cuda:0")
     with pytest.raises(ModelError, match="precision of its export"):
         load_pipeline(folder, backend="onnx", dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="runs on the CPU"):
+    with pytest.raises(ModelError, match="runs on the CPU"):
         OnnxModel.from_pretrained(folder).to("cuda")
     with pytest.raises(ModelError, match="backend='onnx'"):
         export_onnx(folder, tmp_path / "again", sample_texts=TEXTS)
@@ -302,6 +302,25 @@ def test_wrong_models_and_options_of_the_onnx_backend(model_folder, exported, tm
     (broken / "model.onnx").write_bytes((broken / "model.onnx").read_bytes()[:1000])
     with pytest.raises(ModelError, match="model.onnx: cannot be read as an ONNX model"):
         load_pipeline(str(broken), backend="onnx")
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": "onnx"}, {"device": "cpu"}])
+def test_transformers_own_pipeline_loads_an_export(exported, options):
+    recognize = pipeline("nested-ner", model=str(exported[0]), **options)
+    assert isinstance(recognize.model, OnnxModel)
+    assert recognize(TEXTS) == load_pipeline(str(exported[0]))(TEXTS)
+
+
+def test_transformers_own_pipeline_chooses_among_both_models_of_a_folder(model_folder, exported, tmp_path):
+    both = tmp_path / "both"
+    shutil.copytree(model_folder, both)
+    shutil.copy(exported[0] / "model.onnx", both)
+    kinds = [isinstance(pipeline("nested-ner", model=str(both), backend=name).model, OnnxModel) for name in ("onnx", "torch")]
+    assert kinds == [True, False]
+    with pytest.raises(ModelError, match="load it with backend='onnx'"):
+        pipeline("nested-ner", model=str(exported[0]), backend="torch")
+    with pytest.raises(ModelError, match="runs on the CPU, not on cuda"):
+        pipeline("nested-ner", model=str(both), backend="onnx", device="cuda:0")
 
 
 def test_missing_packages_are_named(model_folder, exported, tmp_path, monkeypatch):

@@ -102,19 +102,21 @@ def test_a_gradient_step_moves_pairs_the_right_way():
             assert (after < before) if same else (after > before)
 
 
-def reference_in_batch(embeddings, types, spans, margin, weight, smoothing):
+def reference_in_batch(embeddings, types, spans, margin, weight, smoothing, pair_weights=None):
     """The documented loss by two plain loops over spans, in float64."""
-    losses = {}
+    losses, totals = {}, {}
     for i in range(len(types)):
         for j in range(len(types)):
-            if spans[i] == spans[j]:
+            pair_weight = 1.0 if pair_weights is None else pair_weights[i, j].item()
+            if spans[i] == spans[j] or pair_weight == 0:
                 continue
             distance = (embeddings[i] - embeddings[j]).norm()
             probability = (1 + math.exp(-margin)) / (1 + (distance - margin).exp())
             target = 1 - smoothing / 2 if types[i] == types[j] else smoothing / 2
             loss = -(target * probability.log() + (1 - target) * (1 - probability).log())
-            losses.setdefault((types[i], types[j]), []).append(loss)
-    means = {pair: torch.stack(values).mean() for pair, values in losses.items()}
+            losses.setdefault((types[i], types[j]), []).append(pair_weight * loss)
+            totals[types[i], types[j]] = totals.get((types[i], types[j]), 0.0) + pair_weight
+    means = {pair: torch.stack(values).sum() / totals[pair] for pair, values in losses.items()}
     positive = [mean for (one, other), mean in means.items() if one == other]
     negative = [mean for (one, other), mean in means.items() if one != other]
     total = torch.zeros((), dtype=torch.float64)
@@ -125,18 +127,24 @@ def reference_in_batch(embeddings, types, spans, margin, weight, smoothing):
     return total
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("margin", "weight", "smoothing"), [(1.0, 0.3, 0.0), (0.5, 0.8, 0.1)])
-def test_in_batch_loss_equals_a_double_loop(seed, margin, weight, smoothing):
+def test_in_batch_loss_equals_a_double_loop(seed, margin, weight, smoothing, weighted):
     generator = torch.Generator().manual_seed(seed)
     raw = unit_vectors(14, 6, seed)
     types = (torch.randint(0, 25, (14,), generator=generator) ** 0.5).long() * 7 + 3  # uneven, with gaps in the numbering
     spans = torch.randint(0, 11, (14,), generator=generator)
+    weights = None
+    if weighted:  # of ordered pairs, not symmetric, a third of them 0, others tiny or large
+        weights = torch.randint(0, 3, (14, 14), generator=generator) * 10 ** torch.randn(14, 14, generator=generator)
     exact_raw = raw.clone().requires_grad_()
-    exact = reference_in_batch(F.normalize(exact_raw, dim=-1), types.tolist(), spans.tolist(), margin, weight, smoothing)
+    options = (margin, weight, smoothing, weights)
+    exact = reference_in_batch(F.normalize(exact_raw, dim=-1), types.tolist(), spans.tolist(), *options)
     exact.backward()
     found_raw = raw.float().requires_grad_()
-    found = DistanceBasedLogisticLoss(margin, weight, smoothing)(F.normalize(found_raw, dim=-1), types, spans)["loss"]
+    module = DistanceBasedLogisticLoss(margin, weight, smoothing)
+    found = module(F.normalize(found_raw, dim=-1), types, spans, weights=weights)["loss"]
     found.backward()
     assert found.item() == pytest.approx(exact.item(), abs=1e-6)
     torch.testing.assert_close(found_raw.grad.double(), exact_raw.grad, rtol=0, atol=1e-6)

@@ -18,6 +18,7 @@ from runne_coner.metrics import (
     entity_places,
     flat_scores,
     make_compute_metrics,
+    metric_names,
     predicted_documents,
     score_documents,
     score_table,
@@ -402,6 +403,7 @@ def test_compute_metrics_scores_whole_documents():
     perfect = compute(EvalPrediction(predictions=np.maximum(labels, O), label_ids=labels))
     for name in ("micro_f1", "macro_f1", "few_shot_f1", "macro_all_f1", "f1_A", "f1_B", "seqeval_micro_f1"):
         assert perfect[name] == 1.0
+    assert list(perfect) == metric_names(documents, ["A", "B"], ["B"])
     tags = np.maximum(labels, O)
     tags[2] = O  # the mention of document y is missed: B has recall 1/2
     worse = compute(EvalPrediction(predictions=tags, label_ids=labels))

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 import runne_coner.modeling
-from runne_coner.configuration import CoNERConfig
+from runne_coner.configuration import SPAN_POOLINGS, CoNERConfig
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder, pool_spans
 from runne_coner.viterbi import uniform_priors
 
@@ -327,20 +327,59 @@ def test_masked_matrix_is_eq_1_and_2(hidden):
         torch.testing.assert_close(row.double(), normed.flatten(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "masked_matrix"])
+def test_max_and_first_last_pooling_equal_a_loop(hidden):
+    greatest, ends = pool_spans(hidden, SPANS, "max"), pool_spans(hidden, SPANS, "first_last")
+    assert ends.shape == (5, 16)
+    for row, pair, (window, first, end) in zip(greatest, ends, SPANS.tolist(), strict=True):
+        inside = hidden[window, first:end]
+        torch.testing.assert_close(row, torch.nn.functional.normalize(inside.max(0).values, dim=0))
+        torch.testing.assert_close(pair, torch.nn.functional.normalize(torch.cat([inside[0], inside[-1]]), dim=0))
+
+
+def test_pooling_in_half_precision_is_in_float32(hidden):
+    for pooling in SPAN_POOLINGS:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = pool_spans(hidden, SPANS, pooling)
+        assert found.dtype == torch.float32 and torch.equal(found, pool_spans(hidden, SPANS, pooling))
+
+
+@pytest.mark.parametrize("pooling", SPAN_POOLINGS)
 def test_pooling_sees_its_span_and_nothing_else(hidden, pooling):
     hidden.requires_grad_()
     for index, (window, first, end) in enumerate(SPANS.tolist()):
-        weights = torch.randn(80 if pooling == "masked_matrix" else 8, generator=torch.Generator().manual_seed(index))
-        (gradient,) = torch.autograd.grad((pool_spans(hidden, SPANS, pooling)[index] * weights).sum(), hidden)
+        pooled = pool_spans(hidden, SPANS, pooling)[index]
+        weights = torch.randn(len(pooled), generator=torch.Generator().manual_seed(index))
+        (gradient,) = torch.autograd.grad((pooled * weights).sum(), hidden)
         touched = np.zeros((3, 10), dtype=bool)
         touched[window, first:end] = True
+        if pooling == "max":  # each dimension is of one sub-word
+            assert not (gradient != 0).any(-1).numpy()[~touched].any()
+            assert ((gradient != 0).sum(dim=(0, 1)) == 1).all()
+            continue
+        if pooling == "first_last":
+            touched[window, first + 1 : end - 1] = False
         assert np.array_equal((gradient != 0).any(-1).numpy(), touched)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "masked_matrix"])
+@pytest.mark.parametrize("pooling", SPAN_POOLINGS)
 def test_no_spans_give_no_embeddings(hidden, pooling):
-    assert len(pool_spans(hidden.requires_grad_(), torch.zeros(0, 3, dtype=torch.long), pooling)) == 0
+    found = pool_spans(hidden.requires_grad_(), torch.zeros(0, 3, dtype=torch.long), pooling)
+    assert len(found) == 0
+    found.sum().backward()
+    assert (hidden.grad == 0).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first_last"])
+def test_projection_head(pooling, encoder_folder, batch):
+    """Embeddings are of its width and of length 1; the network of stage 2 has no such weights."""
+    model = span_encoder(encoder_folder, span_pooling=pooling, projection_size=6)
+    embeddings = model(**batch, spans=SPANS).span_embeddings
+    assert embeddings.shape == (5, 6) and embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(5))
+    embeddings.cumsum(0).square().sum().backward()
+    assert all((value.grad != 0).any() for value in model.projection.parameters())
+    plain = span_encoder(encoder_folder, span_pooling=pooling)
+    assert {name.split(".")[0] for name, _ in plain.named_parameters()} == {"encoder"}
 
 
 # -- the config ---------------------------------------------------------------------------------------------------------
@@ -390,7 +429,9 @@ def test_configs_do_not_share_their_lists():
         ({"entity_types": TYPES, "few_shot_types": ["PLANET"]}, "PLANET"),
         ({"levels": 0}, "levels.*0"),
         ({"level_conditioning": "types"}, "level_conditioning.*'types'"),
-        ({"span_pooling": "max"}, "span_pooling.*'max'"),
+        ({"span_pooling": "last"}, "span_pooling.*'last'"),
+        ({"projection_size": -1}, "projection_size.*-1"),
+        ({"projection_size": 8, "span_pooling": "masked_matrix"}, "masked_matrix"),
         ({"max_sentences": -1}, "max_sentences.*-1"),
         ({"max_length": 32, "stride": 32}, "stride.*32"),
         ({"stride": -1}, "stride.*-1"),

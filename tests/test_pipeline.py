@@ -1,16 +1,21 @@
 """The nested-ner pipeline, on a model whose answers are known."""
 
 import itertools
+import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from rule_model import TYPES, build_rule_model
+from safetensors.torch import load_file, save
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 import runne_coner  # noqa: F401 - registers the task
-from runne_coner.pipeline import BUFFERED_CHARACTERS, ModelError, load_pipeline
+from runne_coner.configuration import CoNERConfig, ModelError
+from runne_coner.modeling import CoNERForTokenClassification
+from runne_coner.pipeline import BUFFERED_CHARACTERS, load_pipeline
 from runne_coner.tagging import spans_from_tags
 from runne_coner.viterbi import BilouViterbiProcessor
 
@@ -107,7 +112,9 @@ def test_options(recognize):
     assert found(only) == {item for item in EXPECTED if item[0] == "ORGANIZATION"}
     flat = recognize(SENTENCE, flat=True)
     assert found(flat) == {item for item in EXPECTED if item[1] not in ("Казани", "мэрии Ижевска", "Ижевска")}
-    assert recognize(SENTENCE, threshold=1.01) == []
+    scores = sorted(e["score"] for e in recognize(SENTENCE))
+    assert sorted(e["score"] for e in recognize(SENTENCE, threshold=scores[3])) == [s for s in scores if s >= scores[3]]
+    assert len(recognize(SENTENCE, threshold=0)) == len(scores)
     with pytest.raises(ValueError, match="WORK_OF_ART"):
         recognize(SENTENCE, entity_types=["WORK_OF_ART"])
     with pytest.raises(TypeError, match="tresh"):
@@ -130,6 +137,30 @@ def test_levels_are_merged_by_the_stated_rule(recognize):
         ("CITY", 5, 12, 0.7, 3),
     ]
     assert found(recognize.postprocess((text, rows), flat=True)) == {("CITY", "один два", 2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"batch_size": -3}, ValueError, "batch_size must be at least 1, got -3"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
+        ({"batch_size": "8"}, TypeError, "batch_size must be a whole number, got '8'"),
+        ({"threshold": 1.01}, ValueError, "threshold must lie in"),
+        ({"threshold": -0.1}, ValueError, "threshold must lie in"),
+        ({"threshold": float("nan")}, ValueError, "threshold must lie in"),
+        ({"threshold": "0.5"}, TypeError, "threshold must be a number, got '0.5'"),
+        ({"threshold": None}, TypeError, "threshold must be a number, got None"),
+        ({"flat": "yes"}, TypeError, "flat must be true or false"),
+        ({"entity_types": 7}, TypeError, "entity_types must be a list"),
+        ({"entity_types": []}, ValueError, "the model tags"),
+    ],
+)
+def test_options_out_of_range_are_refused_in_the_call_and_at_construction(recognize, folder, options, kind, message):
+    with pytest.raises(kind, match=message):
+        recognize(SENTENCE, **options)
+    with pytest.raises(kind, match=message):
+        pipeline("nested-ner", model=recognize.model, tokenizer=recognize.tokenizer, device="cpu", **options)
 
 
 @pytest.mark.parametrize("wrong", [b"bytes", None, 7, [1], [None], [SENTENCE, b"x"]])
@@ -194,24 +225,83 @@ def test_saved_models_load_with_the_auto_classes(folder):
     assert found(recognizer(SENTENCE)) == EXPECTED
 
 
-def test_unusable_folders_are_named(folder, tmp_path):
-    def broken(name):
-        copy = tmp_path / name.replace(".", "_")
-        copy.mkdir()
-        for file in folder.iterdir():
-            if file.name != name:
-                (copy / file.name).write_bytes(file.read_bytes())
-        return copy
+@pytest.fixture
+def changed(folder, tmp_path):
+    """Makes copies of the model in which files are left out (None) or hold something else."""
 
+    def make(**files):
+        copy = tmp_path / "changed"
+        shutil.copytree(folder, copy)
+        for name, content in files.items():
+            path = copy / name.replace("__", ".")
+            path.unlink()
+            if content is not None:
+                path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return str(copy)
+
+    return make
+
+
+def edited(folder, **settings):
+    return json.loads((folder / "config.json").read_text()) | settings
+
+
+@pytest.mark.parametrize("name", ["config__json", "tokenizer__json", "model__safetensors"])
+def test_a_missing_file_is_named(changed, name):
+    with pytest.raises(ModelError, match=name.replace("__", ".")):
+        load_pipeline(changed(**{name: None}))
+
+
+@pytest.mark.parametrize("load", [load_pipeline, lambda name: pipeline("nested-ner", model=name)])
+def test_broken_models_are_refused_in_clear_words(folder, changed, load, tmp_path):
+    """Also by transformers' own `pipeline`, which makes one long ValueError of the errors that it expects."""
+    weights = load_file(folder / "model.safetensors")
+    headless = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
+    wider = weights | {"classifier.bias": torch.zeros(5), "classifier.weight": torch.zeros(5, 64)}
+    cases = [
+        (dict(model__safetensors=b"\x10\x00\x00\x00\x00\x00\x00\x00 no weights at all"), r"model\.safetensors\) are damaged"),
+        (dict(model__safetensors=(folder / "model.safetensors").read_bytes()[:-100]), r"model\.safetensors\) are damaged"),
+        (dict(model__safetensors=save(headless, {"format": "pt"})), r"model\.safetensors lacks 2 weights .*classifier\.bias"),
+        (dict(model__safetensors=save(wider, {"format": "pt"})), r"do not fit config\.json"),
+        (dict(config__json=edited(folder, format_version=99)), "format_version 99 is unknown"),
+    ]
+    for files, message in cases:
+        name = changed(**files)
+        with pytest.raises(ModelError, match=message):
+            load(name)
+        shutil.rmtree(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "conerx"}, "config.json is no configuration of a CoNER model"),
+        ({"model_type": "bert"}, "a 'bert' model, not a CoNER one"),
+        ({"levels": "two"}, "config.json is no configuration of a CoNER model"),
+        ({"levels": 0}, "levels must be at least 1"),
+        ({"entity_types": []}, "names no entity_types"),
+        ({"encoder": {"model_type": "unheard-of"}}, "unheard-of"),
+        ({"transition_priors": [[0.5]]}, "priors must have the shape"),
+    ],
+)
+def test_a_configuration_of_another_kind_is_refused(folder, changed, settings, message):
+    with pytest.raises(ModelError, match=message):
+        load_pipeline(changed(config__json=edited(folder, **settings)))
+
+
+def test_a_configuration_that_is_no_json_and_a_missing_folder_are_named(changed, tmp_path):
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_pipeline(changed(config__json=b"{broken"))
     with pytest.raises(ModelError, match="there is no such folder"):
         load_pipeline(str(tmp_path / "nowhere" / "model"))
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        with pytest.raises(ModelError, match=name):
-            load_pipeline(str(broken(name)))
-    damaged = broken("vocab.txt")
-    (damaged / "model.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00 no weights at all")
-    with pytest.raises(ModelError, match="model.safetensors"):
-        load_pipeline(str(damaged))
+
+
+def test_models_say_the_version_of_their_format(folder):
+    assert edited(folder)["format_version"] == CoNERConfig().format_version == 1
+    with pytest.raises(ModelError, match="format_version 'new' is unknown"):
+        CoNERConfig(format_version="new")
+    model, found = CoNERForTokenClassification.from_pretrained(folder, output_loading_info=True)
+    assert isinstance(model, CoNERForTokenClassification) and not found["missing_keys"]
 
 
 def test_a_model_loads_in_half_precision(folder):

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from runne_coner.documents import FEATURES
 from runne_coner.encoders import EncoderError, resolve_encoder
+from runne_coner.metric_losses import LOSSES
 from runne_coner.nerel import load_documents, load_entity_types
-from runne_coner.pairs import draw_pairs, entity_pair_view
+from runne_coner.pairs import check_pairs, draw_pairs, entity_pair_view
 from runne_coner.preprocessing import (
+    ViewError,
     bilou_view,
     entity_view,
     load_tokenizer,
@@ -490,6 +492,39 @@ def test_few_types_or_mentions_do_not_loop(counts, possible):
 def test_corpus_without_a_pair_is_an_error(spans):
     with pytest.raises(ValueError, match="pair"):
         draw_pairs(spans, 2, 10)
+
+
+def view_of(kinds):
+    """What `check_pairs` reads of an entity view: one window with a span of each of these types."""
+    rows = [[1 + place, 2 + place, kind] for place, kind in enumerate(kinds)]
+    return Dataset.from_dict({"spans": [rows] if rows else []})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sufficient"),
+    [
+        ([], ""),
+        ([0], ""),
+        ([0, 0], "dbl multi_similarity"),
+        ([0, 1], "dbl multi_similarity"),
+        ([0, 0, 1], "dbl multi_similarity supcon"),
+        ([0, 0, 1, 1], "dbl multi_similarity supcon n_pairs"),
+        ([2, 2], ""),  # O, which is no positive of itself
+        ([0, 2, 2], "dbl multi_similarity"),
+    ],
+)
+def test_corpora_that_cannot_be_learnt_from_are_refused(kinds, sufficient):
+    for loss in LOSSES:
+        if loss in sufficient.split():
+            check_pairs(view_of(kinds), view_of([0]), loss, negatives_only=2)
+        else:
+            with pytest.raises(ViewError, match=f"have {len(kinds)} spans.*loss {loss} needs"):
+                check_pairs(view_of(kinds), view_of([0]), loss, negatives_only=2)
+
+
+def test_an_empty_evaluation_set_is_refused():
+    with pytest.raises(ViewError, match="evaluation documents hold no word"):
+        check_pairs(view_of([0, 0]), view_of([]))
 
 
 def test_entity_pair_view(documents, any_encoder):

@@ -14,7 +14,15 @@ import torch
 from conftest import ROOT, TYPES, make_documents
 from transformers import AutoModel, AutoModelForTokenClassification
 
-from runne_coner.arguments import DataArguments, EncoderArguments, UsageError, checkpoint_to_resume, load_corpus, parse_settings
+from runne_coner.arguments import (
+    DataArguments,
+    EncoderArguments,
+    UsageError,
+    checkpoint_to_resume,
+    load_corpus,
+    parse_settings,
+    warn_of_unlearnable_types,
+)
 from runne_coner.collators import BilouCollator
 from runne_coner.documents import CorpusError, Document, Entity, from_row, write_runne
 from runne_coner.metrics import make_compute_metrics
@@ -173,6 +181,21 @@ def test_corpus_with_held_out_documents(corpus_folder):
     assert corpus.few_shot_types == ["DISEASE"]
 
 
+def test_other_types_are_left_out_and_counted(corpus_folder, capsys):
+    whole = load_corpus(DataArguments(str(corpus_folder), eval_split="dev"), seed=1)
+    capsys.readouterr()
+    wanted = ["CITY", "PERSON", "CITY"]
+    corpus = load_corpus(DataArguments(str(corpus_folder), eval_split="dev", entity_types=wanted), seed=1)
+    assert corpus.entity_types == ["CITY", "PERSON"]
+    printed = capsys.readouterr().out
+    for role, part, before in (("training", corpus.train, whole.train), ("evaluation", corpus.evaluation, whole.evaluation)):
+        assert part["text"][:] == before["text"][:]
+        kept = [[entity for entity in row if entity["type"] in wanted] for row in before["entities"]]
+        assert part["entities"][:] == kept
+        left_out = sum(len(row) for row in before["entities"]) - sum(map(len, kept))
+        assert f"{role} documents: left out {left_out} entities" in printed and "ORGANIZATION" in printed
+
+
 def test_the_sample_has_the_few_shot_types_of_the_task():
     corpus = load_corpus(DataArguments("sample", eval_split="test", max_documents=3), seed=1)
     assert len(corpus.train) == len(corpus.evaluation) == 3
@@ -186,6 +209,7 @@ def test_the_sample_has_the_few_shot_types_of_the_task():
         ({"eval_fraction": 1.0}, UsageError, "eval_fraction 1.0 of 30"),
         ({"eval_dataset": "sample"}, UsageError, "needs eval_split"),
         ({"eval_split": "dev", "few_shot_types": ["DRAGON"]}, UsageError, "DRAGON"),
+        ({"eval_split": "dev", "entity_types": ["CITY", "DRAGON"]}, UsageError, "no type DRAGON; they have .*CITY"),
         ({"eval_split": "test"}, CorpusError, "no split 'test'"),
         ({"train_split": "dreams"}, CorpusError, "no split 'dreams'"),
     ],
@@ -210,7 +234,8 @@ disable_tqdm: true
 seed: 3
 """
 # `accelerate launch --cpu --num_processes 2` starts one process: without MPI, several on the CPU need torchrun.
-TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+# The address is given, as torchrun would otherwise look up this machine's name, and wait for name servers that do not answer.
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
 
 
 @pytest.fixture
@@ -304,11 +329,13 @@ def test_types_without_a_training_mention(tmp_path, caplog):
     write_runne([Document(2, "Анна в Перми", (Entity(0, 4, "PERSON"), Entity(7, 12, "CITY")))], tmp_path / "dev.jsonl")
     corpus = load_corpus(DataArguments(str(tmp_path), eval_split="dev"), seed=1)
     assert corpus.entity_types == ["CITY", "PERSON"]
+    warn_of_unlearnable_types(corpus)
     assert "find nothing: PERSON (1 in the evaluation documents)" in caplog.text
+    chosen = load_corpus(DataArguments(str(tmp_path), eval_split="dev", entity_types=["PERSON"]), seed=1)
+    assert chosen.entity_types == ["PERSON"]
     caplog.clear()
-    corpus = load_corpus(DataArguments(str(tmp_path), eval_split="dev", entity_types=["LAW", "CITY", "PERSON"]), seed=1)
-    assert corpus.entity_types == ["LAW", "CITY", "PERSON"]
-    assert "LAW (0 in the evaluation documents), PERSON (1 in" in caplog.text
+    warn_of_unlearnable_types(load_corpus(DataArguments(str(tmp_path), eval_split="dev", entity_types=["CITY"]), seed=1))
+    assert not caplog.text
 
 
 QUICK = "--max_steps 2 --bf16 false --report_to none --disable_tqdm true --cpu_threads 1 --eval_strategy no --save_strategy no"
@@ -352,7 +379,7 @@ def test_documents_without_words(tmp_path, wordpiece_encoder):
     write_runne([Document(1, "Пермь", (Entity(0, 5, "CITY"),))], tmp_path / "dev.jsonl")
     with pytest.raises(UsageError, match="training documents hold no word"):
         argv = ["--dataset", tmp_path, "--model_name_or_path", wordpiece_encoder, "--output_dir", tmp_path / "run"]
-        run_stage2(*argv, "--entity_types", "CITY")
+        run_stage2(*argv)
 
 
 def load_recipe(name):
@@ -371,6 +398,25 @@ def test_sampled_pairs_of_the_sample(tmp_path, wordpiece_encoder):
     assert "eval_pair_auc" in read(tmp_path / "eval_results.json")
 
 
+def test_flat_corpora_beside_nested_ones(tmp_path, wordpiece_encoder, corpus_folder):
+    """Stage 1 on the sample's kind of corpus and a file of columns with a label set of its own, every option at work."""
+    flat = tmp_path / "flat.conll"
+    flat.write_text(
+        "\n\n".join(f"{name} B-PER\nедет O\nв O\nТомск B-GPE" for name in ("Анна", "Иван", "Ольга")), encoding="utf-8"
+    )
+    argv = ["--dataset", str(corpus_folder), "--eval_split", "dev", "--model_name_or_path", wordpiece_encoder]
+    argv += ["--extra_datasets", str(flat), "--type_mapping", '{"flat": {"PER": "PERSON"}}', "--max_steps", "3"]
+    argv += ["--outside", "negative", "--outside_per_window", "2", "--outside_lengths", "entities", "--projection_size", "8"]
+    argv += ["--overlap_weight", "3", "--same_surface_weight", "0.1", "--mining", "semi_hard", "--mining_margin", "0.3"]
+    argv += ["--output_dir", str(tmp_path / "run"), "--disable_tqdm", "true", "--cpu_threads", "1", "--bf16", "false"]
+    load_recipe("stage1").main(argv)
+    facts = read(tmp_path / "run" / "trainer_state.json")
+    assert facts["global_step"] == 3 and all(np.isfinite(entry["loss"]) for entry in facts["log_history"] if "loss" in entry)
+    # No path of the machine goes into what is published.
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card and "overlap_weight" in card
+
+
 def test_wrong_option_is_one_line(run):
     done = run("stage2.py", "--learning_rte", "1", expected=2)
     assert done.stderr == "error: unknown option --learning_rte; did you mean learning_rate?\n" and done.stdout == ""
@@ -379,16 +425,40 @@ def test_wrong_option_is_one_line(run):
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [
-        ("stage1", ["--span_pooling", "max"], "span_pooling.*'max'"),
+        ("stage1", ["--span_pooling", "last"], "span_pooling.*'last'"),
         ("stage1", ["--pair_mode", "all"], "pair_mode.*'all'"),
+        ("stage1", ["--projection_size", "8", "--span_pooling", "masked_matrix"], "masked_matrix has no fixed width"),
+        ("stage1", ["--outside", "all"], "outside must be one of.*'all'"),
+        ("stage1", ["--outside_per_window", "-1"], "outside_per_window"),
+        ("stage1", ["--outside", "negative", "--pair_mode", "sampled"], "outside must be class or none"),
+        ("stage1", ["--outside", "negative", "--loss", "n_pairs"], "outside must be class or none"),
+        ("stage1", ["--extra_datasets", "sample", "--pair_mode", "sampled"], "leave out extra_datasets"),
+        ("stage1", ["--extra_datasets", "sample", "--loss", "n_pairs"], "leave out extra_datasets"),
+        ("stage1", ["--extra_datasets", "/nowhere"], "/nowhere"),
+        ("stage1", ["--type_mapping", "{"], "type_mapping"),
+        ("stage1", ["--loss", "supcon", "--overlap_weight", "2"], "supcon cannot honour overlap_weight"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
         ("stage2", ["--level_conditioning", "some"], "level_conditioning.*'some'"),
         ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),
+        ("stage2", ["--ema_decay", "nan"], "ema_decay must be a finite number"),
+        ("stage2", ["--rare_window_target", "inf"], "rare_window_target must be a finite number"),
+        ("stage2", ["--logit_adjustment", "-1"], "logit_adjustment must be 0 \\(off\\) or a positive number, got -1"),
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
         ("stage2", ["--max_length", "161"], "max_length 161"),
-        ("stage2", ["--entity_types", "PERSON"], "has entities of the types"),
+        ("stage1", ["--margin", "nan"], "margin must be a finite number, got nan"),
+        ("stage1", ["--margin", "inf"], "margin must be a finite number, got inf"),
+        ("stage1", ["--learning_rate", "nan"], "learning_rate must be a finite number"),
+        ("stage1", ["--label_smoothing_factor", "1"], "label_smoothing_factor must lie in"),
+        ("stage1", ["--metric_for_best_model", "micro_f1"], "metric_for_best_model micro_f1 .*pair_auc"),
+        ("stage2", ["--ce_weight", "inf"], "ce_weight must be a finite number"),
+        ("stage2", ["--dice_smoothing", "nan"], "dice_smoothing must be a finite number"),
+        ("stage2", ["--head_learning_rate", "nan"], "head_learning_rate must be a finite number"),
+        ("stage2", ["--head_learning_rate", "-1"], "head_learning_rate must not be negative"),
+        ("stage2", ["--head_dropout", "nan"], "head_dropout"),
+        ("stage2", ["--metric_for_best_model", "macro"], "metric_for_best_model macro .*macro_f1.*f1_CITY"),
+        ("stage2", ["--entity_types", "DRAGON"], "no type DRAGON"),
         ("stage2", ["--few_shot_types", "DRAGON"], "DRAGON"),
         ("stage2", ["--dataset", "/nowhere"], "/nowhere"),
         ("stage2", ["--model_name_or_path", "/nowhere"], "/nowhere"),

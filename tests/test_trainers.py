@@ -6,19 +6,25 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from conftest import TYPES, make_documents
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
 
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig
+from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.losses import balanced_head_weights
+from runne_coner.metric_losses import LOSSES
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
+from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_tokenizer
+from runne_coner.span_metrics import SpanMetricError
 from runne_coner.tagging import IGNORE_INDEX, SPECIAL, tag_log_frequencies
-from runne_coner.trainers import ContrastiveTrainer, NestedNerTrainer, _evaluated_pairs, pair_metrics
+from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from runne_coner.windows import WindowSettings
 
@@ -45,15 +51,16 @@ def stage1(wordpiece_encoder, corpus, tmp_path):
     tokenizer = load_tokenizer(wordpiece_encoder)
     view = entity_view(corpus, tokenizer, TYPES)
 
-    def make(sampled=False, **settings):
+    def make(sampled=False, config=None, pair_weighting=None, **settings):
         args = ContrastiveTrainingArguments(str(tmp_path / "stage1"), **{**QUICK, **settings})
         return ContrastiveTrainer(
-            EntityEncoder.from_encoder(wordpiece_encoder, CoNERConfig()),
+            EntityEncoder.from_encoder(wordpiece_encoder, CoNERConfig(**(config or {}))),
             args,
             train_dataset=entity_pair_view(view, len(TYPES), 40) if sampled else view,
             eval_dataset=view,
             data_collator=EntityCollator(tokenizer),
             pair_collator=EntityPairCollator(tokenizer) if sampled else None,
+            pair_weighting=pair_weighting,
             processing_class=tokenizer,
         )
 
@@ -98,11 +105,22 @@ def logged(trainer, key):
 # -- Training changes everything, and says what it does -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("sampled", "pooling"), [(False, "mean"), (True, "mean"), (False, "masked_matrix")])
-def test_stage1_trains_every_parameter(stage1, sampled, pooling):
+@pytest.mark.parametrize(
+    ("sampled", "pooling", "projection", "loss"),
+    [
+        (False, "mean", 0, "dbl"),
+        (True, "mean", 8, "dbl"),
+        (False, "masked_matrix", 0, "dbl"),
+        (False, "first_last", 8, "supcon"),
+        (False, "max", 0, "multi_similarity"),
+        (False, "mean", 0, "n_pairs"),
+    ],
+)
+def test_stage1_trains_every_parameter(stage1, sampled, pooling, projection, loss):
     settings = {"pair_mode": "sampled", "per_device_train_batch_size": 20} if sampled else {}
-    trainer = stage1(sampled, max_steps=4, **settings)
-    trainer.model.config.span_pooling = pooling
+    config = {"span_pooling": pooling, "projection_size": projection}
+    trainer = stage1(sampled, config, max_steps=4, loss=loss, **settings)
+    assert (trainer.model.projection is None) == (projection == 0)
     before = weights(trainer.model)
     trainer.train()
     unchanged = [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])]
@@ -121,6 +139,89 @@ def test_stage1_brings_spans_of_one_type_together(stage1):
     assert {"eval_loss", "eval_pair_auc", "eval_positive_distance", "eval_negative_distance"} <= after.keys()
     assert after["eval_loss"] < before["eval_loss"] and after["eval_pair_auc"] > before["eval_pair_auc"]
     assert after["eval_positive_distance"] < after["eval_negative_distance"]
+
+
+@pytest.mark.parametrize("option", ["overlap_weight", "same_surface_weight", "mining", "loss", "negatives_only"])
+def test_options_of_the_pairs_reach_the_loss(stage1, option):
+    """Each changes the loss of the same batch, in training and in evaluation; nested spans and equal words are in it."""
+    values = {"overlap_weight": 4.0, "same_surface_weight": 0.0, "mining": "semi_hard", "loss": "supcon"}
+    settings = {"per_device_eval_batch_size": 8} | ({option: values[option]} if option in values else {})
+    weighting = PairWeighting(negatives_only=len(TYPES)) if option == "negatives_only" else None
+    plain, changed = stage1(per_device_eval_batch_size=8), stage1(pair_weighting=weighting, **settings)
+    inputs = next(iter(plain.get_eval_dataloader()))
+    for mode in ("train", "eval"):
+        with torch.no_grad():
+            one, other = (t.compute_loss(getattr(t.model, mode)(), dict(inputs)).item() for t in (plain, changed))
+        assert np.isfinite(other) and abs(one - other) > 1e-4
+    assert np.isfinite(changed.evaluate()["eval_loss"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "triplet"}, "loss must be one of.*'triplet'"),
+        ({"mining": "hard"}, "mining must be one of.*'hard'"),
+        ({"mining_margin": 0.0}, "mining_margin"),
+        ({"overlap_weight": -1.0}, "overlap_weight"),
+        ({"same_surface_weight": float("nan")}, "same_surface_weight"),
+        ({"loss": "supcon", "margin": 0.5}, "loss supcon cannot honour margin 0.5"),
+        ({"loss": "n_pairs", "positive_weight": 0.5}, "loss n_pairs cannot honour positive_weight 0.5"),
+        ({"loss": "multi_similarity", "label_smoothing_factor": 0.1}, "cannot honour label_smoothing_factor 0.1"),
+        ({"loss": "supcon", "overlap_weight": 2.0}, "cannot honour overlap_weight 2.0"),
+        ({"loss": "n_pairs", "mining": "semi_hard"}, "cannot honour mining semi_hard"),
+        ({"pair_mode": "sampled", "loss": "supcon"}, "sampled.*loss supcon"),
+        ({"pair_mode": "sampled", "same_surface_weight": 0.0}, "sampled.*same_surface_weight 0.0"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_errors(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ContrastiveTrainingArguments(str(tmp_path), **settings)
+    # Left out by weight 0, pairs are left out of every loss.
+    ContrastiveTrainingArguments(str(tmp_path), loss="supcon", overlap_weight=0.0, same_surface_weight=0.0)
+
+
+def test_the_projection_head_stays_in_stage_1(stage1, tmp_path):
+    """Checkpoints hold it, so that training can go on; the encoder that is saved knows nothing of it."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer = stage1(config={"projection_size": 8}, **settings)
+    trainer.train()
+    whole = weights(trainer.model)
+    trainer.save_model()
+    saved = load_file(tmp_path / "stage1" / "model.safetensors")
+    assert not [name for name in saved if "projection" in name]
+    assert "projection" not in (tmp_path / "stage1" / "config.json").read_text(encoding="utf-8")
+    model, info = AutoModel.from_pretrained(tmp_path / "stage1", add_pooling_layer=False, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert all(torch.equal(value, whole[f"encoder.{name}"]) for name, value in model.named_parameters())
+    resumed = stage1(config={"projection_size": 8}, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stage1" / "checkpoint-2"))
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.model.named_parameters())
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_degenerate_corpora_never_give_nan(stage1, wordpiece_encoder, loss, bf16):
+    """Windows without spans, batches of one span, of spans of one type, of one type each: training goes on."""
+    cut = ("Директор школы при заводе города Перми", "CITY")  # longer than the windows: no span, not even O
+    corpora = [
+        [(cut[0], [cut])],
+        [("Томск", [("Томск", "CITY")])],
+        [("Томск", [("Томск", "CITY")]), ("Москва", [("Москва", "CITY")])],
+        [("Томск", [("Томск", "CITY"), ("Томск", "PERSON")])],
+        [("Томск", [("Томск", "CITY")]), ("Анна", [("Анна", "PERSON")])],
+        [("и", [])],
+    ]
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    trainer = stage1(max_steps=1, loss=loss, bf16=bf16)
+    model = trainer.model.train()
+    for marked in corpora:
+        view = entity_view(make_documents(marked), tokenizer, TYPES, WindowSettings(6))
+        inputs = trainer.data_collator([view[index] for index in range(len(view))])
+        with torch.autograd.set_detect_anomaly(True), trainer.compute_loss_context_manager():
+            found = trainer.compute_loss(model, inputs)
+            found.backward()
+        assert torch.isfinite(found)
+        assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
 
 
 @pytest.mark.parametrize("dice_weight", [1.0, 0.0])
@@ -258,24 +359,6 @@ def test_prediction_loss_only(stage1, stage2):
         assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
-def test_evaluated_pairs_and_their_auc():
-    """Spans on a line: those of a type lie together, so every pair of one type is closer than any other."""
-    angle = torch.tensor([0.0, 0.1, 0.2, 2.0, 2.1, 0.0])
-    embeddings = torch.stack([angle.cos(), angle.sin()], dim=1)
-    spans = torch.tensor([[0, 1, 2], [0, 2, 3], [0, 4, 5], [1, 1, 2], [1, 3, 4], [0, 1, 2]])
-    types = torch.tensor([0, 0, 0, 1, 1, 1])  # the last is the first span under another type
-    distance, same = _evaluated_pairs(embeddings, types, spans)
-    assert distance.shape == same.shape == (1, 4096)
-    real = same[0] != -100
-    assert real.sum() == 14 and (same[0] == 1).sum() == 6  # of 15 pairs one is a span with itself
-    chord = 2 * np.sin(0.05)
-    assert float(distance[0][same[0] == 1].min()) == pytest.approx(chord, rel=1e-4)
-    keep = (types != 1) | (torch.arange(6) < 5)
-    output = _evaluated_pairs(embeddings[keep], types[keep], spans[keep])
-    prediction = type("Prediction", (), {"predictions": output[0].numpy(), "label_ids": output[1].numpy()})()
-    assert pair_metrics(prediction) == {"pair_auc": 1.0}
-
-
 def test_batches_without_spans(stage1, wordpiece_encoder):
     """An entity longer than every window is no span, and its words are not O: loss 0 and no pair, but no error."""
     text = "Директор школы при заводе города Перми"
@@ -286,6 +369,120 @@ def test_batches_without_spans(stage1, wordpiece_encoder):
     assert logged(trainer, "loss") == [0.0, 0.0] and logged(trainer, "positive_distance") == []
     metrics = trainer.evaluate(view)
     assert metrics["eval_loss"] == 0.0 and "eval_pair_auc" not in metrics
+
+
+def test_stage1_evaluates_all_spans_together_and_leaves_a_picture(stage1, tmp_path):
+    trainer = stage1(max_steps=1, eval_strategy="steps", eval_steps=1, eval_projection=True, eval_neighbours=3)
+    trainer.entity_types = TYPES
+    trainer.train()
+    names = {"pair_auc", "positive_distance", "negative_distance", "neighbour_accuracy", "silhouette"}
+    names |= {f"silhouette_{name}" for name in [*TYPES, "O"]}
+    metrics = [entry for entry in trainer.state.log_history if "eval_loss" in entry][-1]
+    assert {f"eval_{name}" for name in names} <= metrics.keys()
+    assert (tmp_path / "stage1" / "projection-1.png").is_file()
+    # Values do not depend on how the windows are batched, which those within batches would.
+    trainer.args.per_device_eval_batch_size = 7
+    again = trainer.evaluate()
+    assert [again[f"eval_{name}"] for name in names] == pytest.approx([metrics[f"eval_{name}"] for name in names], abs=1e-4)
+    # If all others vote, everything looks like the most frequent type.
+    trainer.args.eval_neighbours = 10_000
+    assert trainer.evaluate()["eval_neighbour_accuracy"] < again["eval_neighbour_accuracy"]
+
+
+def test_a_metric_that_evaluation_cannot_give_is_refused_before_training(stage1):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
+    for name in ("pair_auk", "silhouette_CRIME"):
+        trainer = stage1(metric_for_best_model=name, **settings)
+        trainer.entity_types = TYPES
+        with pytest.raises(SpanMetricError, match=f"{name}.*choose one of loss, pair_auc.*silhouette_CITY"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    trainer = stage1(metric_for_best_model="silhouette", **settings)
+    trainer.eval_dataset = trainer.eval_dataset.select([])
+    with pytest.raises(SpanMetricError, match="it is empty"):
+        trainer.train()
+    assert stage1(metric_for_best_model="positive_distance", **settings).args.greater_is_better is False
+    assert stage1(metric_for_best_model="eval_silhouette", **settings).args.greater_is_better is True
+
+
+def test_an_empty_evaluation_set_and_broken_embeddings_stop_nothing(stage1, caplog):
+    trainer = stage1(max_steps=1, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+    view, trainer.eval_dataset = trainer.eval_dataset, trainer.eval_dataset.select([])
+    trainer.train()
+    assert not any("silhouette" in key for entry in trainer.state.log_history for key in entry)
+    trainer = stage1(metric_for_best_model="silhouette", max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.eval_dataset = view
+    trainer.model.encoder.embeddings.LayerNorm.bias.data[0] = float("nan")
+    trainer.train()
+    assert "not finite" in caplog.text and "eval_silhouette is not defined after step 1" in caplog.text
+    assert trainer.state.best_metric is None
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_by_type_batches_go_on_where_a_checkpoint_was_taken(stage1, tmp_path, processes):
+    """Also in the second epoch, and for a process of several: the sampler is told its epoch by the trainer itself."""
+    settings = {"train_sampling_strategy": "by_type", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = stage1(**settings)
+    seen = watch(whole)
+    whole.train()
+    steps = whole.state.global_step // 2
+    assert steps >= 3 and seen[:steps] != seen[steps:]
+    resumed = stage1(**settings)
+    if processes == 2:
+        # What `accelerate` makes of the sampler in one of several processes; here with all batches.
+        prepare = resumed.accelerator.prepare
+        wrapped = lambda *given: wrap_sampler(prepare(*given)) if len(given) == 1 else prepare(*given)  # noqa: E731
+        resumed.accelerator.prepare = wrapped
+    seen_again = watch(resumed)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stage1" / f"checkpoint-{steps + 1}"))
+    assert seen_again == seen[steps + 1 :]
+
+
+def wrap_sampler(loader):
+    if isinstance(loader, torch.utils.data.DataLoader):
+        loader = torch.utils.data.DataLoader(
+            loader.dataset, batch_sampler=BatchSamplerShard(loader.batch_sampler, 1, 0), collate_fn=loader.collate_fn
+        )
+    return loader
+
+
+def watch(trainer):
+    """The input ids of each training batch, as the trainer sees them."""
+    seen, compute_loss = [], trainer.compute_loss
+
+    def keep(model, inputs, **kwargs):
+        seen.append(inputs["input_ids"].tolist())
+        return compute_loss(model, inputs, **kwargs)
+
+    trainer.compute_loss = keep
+    return seen
+
+
+DEGENERATE = {
+    "no span": lambda spans: spans[:0],
+    "a single span in a window": lambda spans: spans[:1],
+    "all of one type": lambda spans: spans * np.array([1, 1, 0]),
+    "the same span twice": lambda spans: (
+        np.repeat(spans[:1], 2, axis=0) + np.array([[0, 0, 0], [0, 0, 1]])[: 2 * len(spans[:1])]
+    ),
+}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_batches_are_never_nan(stage1, kind, bf16):
+    settings = {"train_sampling_strategy": "by_type", "gradient_cache_chunk": 2, "per_device_train_batch_size": 3}
+    trainer = stage1(max_steps=2, bf16=bf16, **settings)
+    change = DEGENERATE[kind]
+    view = trainer.train_dataset.map(lambda row: {"spans": change(row["spans"].reshape(-1, 3))}, load_from_cache_file=False)
+    trainer.train_dataset = view
+    with torch.autograd.set_detect_anomaly(True):
+        trainer.train()
+    assert len(logged(trainer, "loss")) == 2 and np.isfinite(logged(trainer, "loss")).all()
+    assert np.isfinite(logged(trainer, "grad_norm")).all()
+    assert all(torch.isfinite(value).all() for value in trainer.model.parameters())
+    metrics = trainer.evaluate(view)
+    assert all(np.isfinite(value) for value in metrics.values())
 
 
 # -- Files --------------------------------------------------------------------------------------------------------------
@@ -362,8 +559,17 @@ def test_saved_files_of_stage2(stage2, tmp_path):
 def test_arguments_that_cannot_be_meant(tmp_path):
     with pytest.raises(ValueError, match="remove_unused_columns"):
         NestedNerTrainingArguments(str(tmp_path), remove_unused_columns=True)
-    with pytest.raises(ValueError, match="pair_mode.*all"):
-        ContrastiveTrainingArguments(str(tmp_path), pair_mode="all")
+    for wrong, message in (
+        ({"pair_mode": "all"}, "pair_mode.*all"),
+        ({"pair_mode": "sampled", "train_sampling_strategy": "by_type"}, "by_type.*in_batch"),
+        ({"train_sampling_strategy": "bytype"}, "must be one of.*by_type.*got 'bytype'"),
+        ({"gradient_cache_chunk": -1}, "gradient_cache_chunk.*-1"),
+        ({"eval_neighbours": 0}, "eval_neighbours.*0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ContrastiveTrainingArguments(str(tmp_path), **wrong)
+    with pytest.raises(ValueError, match="by_type.*stage 1"):
+        NestedNerTrainingArguments(str(tmp_path), train_sampling_strategy="by_type")
 
 
 def test_a_given_loss_is_used(stage2):

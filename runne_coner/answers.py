@@ -1,0 +1,68 @@
+"""What the commands `score` and `analyze` compare: gold documents, a system's predictions, and the types to count."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .documents import CorpusError, Document, read_annotations, read_documents, read_entity_types, read_runne
+from .metrics import ScoreError, paired_documents
+from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
+
+
+def read_answers(path: str) -> list[Document]:
+    """Annotations of a brat folder or a RuNNE file, whose lines may lack the text."""
+    return read_documents(path) if Path(path).is_dir() else read_annotations(path)
+
+
+def read_texts(path: str) -> list[Document]:
+    """Annotated documents with their texts: a brat folder or a RuNNE file.
+
+    Raises:
+        CorpusError: a text is missing, a defect, or there is no document at all.
+    """
+    documents = read_documents(path) if Path(path).is_dir() else list(read_runne(path))
+    if not documents:
+        raise CorpusError(f"{path}: holds no document.")
+    return documents
+
+
+def counted_types(types: str | None, references_path: str, documents: Iterable[Document]) -> list[str]:
+    """All types that may occur.
+
+    Args:
+        types: a file that names them (`read_entity_types`); None: the files beside the references, NEREL's types if they
+            suffice, else those that occur.
+        references_path: where the references were read from.
+        documents: those whose types count as known.
+    """
+    if types is not None:
+        return read_entity_types(types)
+    path = Path(references_path).absolute()
+    folder = path if path.is_dir() else path.parent
+    if (folder / "ners.txt").is_file() or (folder / "annotation.conf").is_file():
+        return read_entity_types(folder)
+    found = {entity.type for document in documents for entity in document.entities}
+    return list(NEREL_TYPES) if found <= set(NEREL_TYPES) else sorted(found)
+
+
+def few_shot_types(names: str | None, types: Sequence[str]) -> list[str]:
+    """The few-shot types, in the order of `types`: those named (`A,B`), or the shared task's where all of them occur."""
+    if names is None:
+        return list(FEW_SHOT_TYPES) if set(FEW_SHOT_TYPES) <= set(types) else []
+    named = [name for name in names.split(",") if name]
+    return [name for name in types if name in named] + [name for name in named if name not in types]
+
+
+def check_same_texts(references: Sequence[Document], predictions: Sequence[Document]) -> None:
+    """Make sure that predictions, where they bring a text, were made on that of the references: mentions are the same words.
+
+    Raises:
+        ScoreError: a document is missing or unexpected, or a predicted mention reads otherwise in the references.
+    """
+    for reference, prediction in paired_documents(references, predictions):
+        for start, end, name in prediction.entities if prediction.text not in ("", reference.text) else ():
+            there, here = (document.text[start:end] for document in (prediction, reference))
+            if there.casefold().split() != here.casefold().split():
+                raise ScoreError(
+                    f"document {reference.id!r}: the {name} at [{start}, {end}) is {there[:60]!r} in the predictions and"
+                    f" {here[:60]!r} in the references; the offsets must be those of the references' text"
+                )

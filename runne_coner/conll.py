@@ -1,0 +1,131 @@
+"""Flat corpora in columns: CoNLL-style files with one token a line and its BIO tag in the last column.
+
+Read are BIO (IOB2), IOB1, and BIOES or BILOU tags. `-DOCSTART-` lines begin documents, blank lines end sentences.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .checks import BOM, Document, Place, Policy, ReadReport, read_text, sound_entities
+
+CONLL_SUFFIXES = (".conll", ".bio", ".tsv")
+"""The suffixes of files that are read as columns."""
+
+DOCUMENT_START = "-DOCSTART-"
+_PREFIXES = frozenset("BIESLU")
+
+
+class _Token(NamedTuple):
+    """A line: the word, its tag's prefix ("" for O) and type, and where it stands."""
+
+    word: str
+    prefix: str
+    type: str
+    line: int
+
+
+def read_conll(
+    path: str | os.PathLike,
+    *,
+    strict: bool | None = None,
+    types: Iterable[str] | None = None,
+    report: ReadReport | None = None,
+) -> Iterator[Document]:
+    """Read a file of columns: the token first, its tag last (`O`, `B-TYPE`, `I-TYPE`; `E-`/`L-` end, `S-`/`U-` are single).
+
+    Columns are separated by tabs, in a file without tabs by spaces. The text of a document is its tokens with a space
+    between them and a line break between sentences. `-DOCSTART-` begins a document; in a file without it every sentence is
+    a document. Lines that begin with `# ` and do not end in a tag are comments.
+
+    Args:
+        path: the file.
+        strict: True raises on every defect, False repairs or skips and counts; None raises on all but an entity that
+            starts with `I-` (or `E-`, `L-`), as IOB1 writes them.
+        types: the entity types allowed, or None for any.
+        report: where defects are counted.
+    Yields:
+        Documents, with the ids `STEM-1`, `STEM-2`, ...; those without a token are left out.
+    Raises:
+        CorpusError: the file cannot be read, or a defect that `strict` does not let pass, with file and line.
+    """
+    path = Path(path)
+    tolerated = frozenset({"entity without a beginning"}) if strict is None else frozenset()
+    policy = Policy(strict is not False, report if report is not None else ReadReport(), tolerated)
+    known = None if types is None else frozenset(types)
+    number = 0
+    for sentences in _documents(path, policy):
+        number += 1
+        yield _document(f"{path.stem}-{number}", sentences, path, policy, known)
+
+
+def _documents(path: Path, policy: Policy) -> Iterator[list[list[_Token]]]:
+    """Sentences by document; neither is ever empty."""
+    content = read_text(path).removeprefix(BOM)
+    separator = "\t" if "\t" in content else None
+    lines = content.split("\n")
+    whole = any(line.startswith(DOCUMENT_START) for line in lines)
+    sentences: list[list[_Token]] = []
+    sentence: list[_Token] = []
+    for number, line in enumerate([*lines, ""], 1):
+        line = line.rstrip("\r")
+        starts = line.startswith(DOCUMENT_START)
+        if starts or not line.strip():
+            sentences += [sentence] if sentence else []
+            sentence = []
+            if sentences and (starts or not whole):
+                yield sentences
+                sentences = []
+            continue
+        token = _token(line, separator, Place(path, number), policy)
+        if token is not None:
+            sentence.append(token)
+    if sentences:
+        yield sentences
+
+
+def _token(line: str, separator: str | None, place: Place, policy: Policy) -> _Token | None:
+    """The token of a line; None for a comment, or for a broken line that the policy lets pass."""
+    columns = line.rstrip().split(separator)
+    word, tag = columns[0].strip(), columns[-1].strip()
+    prefix, hyphen, name = tag.partition("-")
+    is_tag = tag == "O" or (prefix in _PREFIXES and hyphen and name)
+    if len(columns) > 1 and word and is_tag:
+        return _Token(word, "" if tag == "O" else prefix, name, place.line)
+    if line.startswith("# "):
+        return None
+    if len(columns) < 2 or not word:
+        problem = f"{line.strip()!r} is not a token and its tag in columns"
+    else:
+        problem = f"the last column {tag!r} is not O, B-TYPE or I-TYPE (or E-, L-, S-, U-)"
+    policy.defect("broken line", place, problem)
+    return None
+
+
+def _document(name: str, sentences: list[list[_Token]], path: Path, policy: Policy, known: frozenset[str] | None) -> Document:
+    pieces: list[str] = []
+    found: list[tuple[int, int, str]] = []
+    places: list[Place] = []
+    length = 0
+    for sentence in sentences:
+        open_type = ""
+        for index, token in enumerate(sentence):
+            if length:
+                pieces.append(" " if index else "\n")
+                length += 1
+            start, length = length, length + len(token.word)
+            pieces.append(token.word)
+            place = Place(path, token.line, name)
+            continues = token.prefix in ("I", "E", "L") and token.type == open_type
+            if continues:
+                found[-1] = (found[-1][0], length, token.type)
+            elif token.prefix:
+                if token.prefix not in ("B", "S", "U"):
+                    detail = f"{token.prefix}-{token.type} at {token.word!r} continues no entity of its type"
+                    policy.defect("entity without a beginning", place, detail)
+                found.append((start, length, token.type))
+                places.append(place)
+            open_type = token.type if token.prefix in ("B", "I") else ""
+    text = "".join(pieces)
+    return Document(name, text, sound_entities(found, len(text), known, places, policy))
