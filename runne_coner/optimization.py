@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
+
+from .files import replacing
 
 logger = logging.get_logger(__name__)
 
@@ -106,9 +108,8 @@ class AveragedWeights:
     def save_training_weights(self, folder: Path) -> None:
         """Write the weights in training beside the average that a checkpoint holds."""
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{TRAINING_WEIGHTS}.part"
-        save_file({name: value.detach().contiguous() for name, value in self.weights.items()}, part)
-        part.replace(folder / TRAINING_WEIGHTS)
+        with replacing(folder / TRAINING_WEIGHTS, binary=True) as file:
+            file.write(save({name: value.detach().contiguous() for name, value in self.weights.items()}))
 
     @torch.no_grad()
     def load_training_weights(self, folder: Path) -> None:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "corpora": {"documents"},
     "windows": set(),
     "sampling": {"tagging"},
-    "optimization": set(),
+    "optimization": {"files"},
     "perturbation": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows", "outside"},
     "pairs": {"preprocessing"},
