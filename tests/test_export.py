@@ -128,6 +128,11 @@ def test_the_backend_is_chosen_by_what_the_folder_holds(model_folder, exported, 
     assert isinstance(load_pipeline(str(both), backend="onnx").model, OnnxModel)
 
 
+def test_training_does_not_go_on_from_an_export(exported):
+    with pytest.raises(ModelError, match="an export cannot be trained; give the folder of the model"):
+        CoNERForTokenClassification.from_encoder(str(exported[0]), CoNERConfig(entity_types=TYPES))
+
+
 def test_a_pipeline_can_be_built_by_transformers_and_saved_again(exported, tmp_path):
     folder = str(exported[0])
     recognize = pipeline("nested-ner", model=OnnxModel.from_pretrained(folder), tokenizer=folder, device="cpu")

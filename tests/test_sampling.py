@@ -53,7 +53,7 @@ def test_fractions_are_drawn_with_a_seed():
     counts = mention_counts(repeated, 2).sum(axis=0)
     assert 130 <= counts[0] <= 170 and counts[1] == 400 and len(repeated) == counts.sum() + 300
     assert repeated["labels"][:] == repeat_rare_windows(view, 2, 225, seed=3)["labels"][:]
-    assert len({len(repeat_rare_windows(view, 2, 225, seed=seed)) for seed in (3, 4)}) == 2
+    assert len({len(repeat_rare_windows(view, 2, 225, seed=seed)) for seed in range(2)}) == 2
     assert repeat_rare_windows(view, 2, 0, seed=3) is view
 
 
