@@ -160,13 +160,18 @@ class EntityEncoder(CoNERPreTrainedModel):
             windows = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
             return EntityEncoderOutput(span_embeddings=embed_in_chunks(self._embed, windows, spans, chunk_size))
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
-        embeddings = None if spans is None else pool_spans(hidden, spans, self.config.span_pooling)
-        if embeddings is not None and self.projection is not None:
-            embeddings = nn.functional.normalize(self.projection(embeddings).float(), dim=-1)
+        embeddings = None if spans is None else self._pool(hidden, spans)
         return EntityEncoderOutput(span_embeddings=embeddings, last_hidden_state=hidden)
 
+    def _pool(self, hidden: Tensor, spans: Tensor) -> Tensor:
+        embeddings = pool_spans(hidden, spans, self.config.span_pooling)
+        if self.projection is not None:
+            embeddings = nn.functional.normalize(self.projection(embeddings).float(), dim=-1)
+        return embeddings
+
     def _embed(self, spans: Tensor, **windows: Tensor | None) -> Tensor:
-        return self(**windows, spans=spans).span_embeddings
+        # Not by a call of the module: accelerate wraps it in an autocast context, which cannot be entered again inside itself.
+        return self._pool(self._encode(**windows), spans)
 
 
 def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:

@@ -375,11 +375,11 @@ def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, cap
 
 
 def test_documents_without_words(tmp_path, wordpiece_encoder):
+    (tmp_path / "ners.txt").write_text("CITY\n", encoding="utf-8")
     write_runne([Document(1, " \n"), Document(2, "")], tmp_path / "train.jsonl")
     write_runne([Document(1, "Пермь", (Entity(0, 5, "CITY"),))], tmp_path / "dev.jsonl")
     with pytest.raises(UsageError, match="training documents hold no word"):
-        argv = ["--dataset", tmp_path, "--model_name_or_path", wordpiece_encoder, "--output_dir", tmp_path / "run"]
-        run_stage2(*argv)
+        run_stage2("--dataset", tmp_path, "--model_name_or_path", wordpiece_encoder, "--output_dir", tmp_path / "run")
 
 
 def load_recipe(name):
@@ -451,7 +451,7 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--margin", "inf"], "margin must be a finite number, got inf"),
         ("stage1", ["--learning_rate", "nan"], "learning_rate must be a finite number"),
         ("stage1", ["--label_smoothing_factor", "1"], "label_smoothing_factor must lie in"),
-        ("stage1", ["--metric_for_best_model", "micro_f1"], "metric_for_best_model micro_f1 .*pair_auc"),
+        ("stage1", ["--metric_for_best_model", "micro_f1"], "metric_for_best_model 'micro_f1' .*pair_auc"),
         ("stage2", ["--ce_weight", "inf"], "ce_weight must be a finite number"),
         ("stage2", ["--dice_smoothing", "nan"], "dice_smoothing must be a finite number"),
         ("stage2", ["--head_learning_rate", "nan"], "head_learning_rate must be a finite number"),
