@@ -17,7 +17,8 @@ def batch(wordpiece_encoder):
     tokenizer = load_tokenizer(wordpiece_encoder)
     view = entity_view(make_documents(), tokenizer, TYPES)
     rows = EntityCollator(tokenizer)(list(view))
-    return {name: value for name, value in rows.items() if name != "surfaces"}  # what the network does not read
+    # The network does not read what only weighs the pairs.
+    return {name: value for name, value in rows.items() if name not in ("surfaces", "corpora")}
 
 
 def gradients(model, batch, **options):
