@@ -12,24 +12,28 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset
-from transformers import set_seed
+from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 
 from runne_coner.arguments import (
     CardArguments,
     DataArguments,
     EncoderArguments,
+    UsageError,
     check_best_metric,
     checkpoint_to_resume,
     load_corpus,
     parse_settings,
+    warn_of_unlearnable_types,
 )
 from runne_coner.calibration import calibrate
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
-from runne_coner.configuration import CoNERConfig
+from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
 from runne_coner.documents import from_row
 from runne_coner.encoders import resolve_encoder
+from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
 from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
@@ -47,6 +51,10 @@ class Stage2Arguments(EncoderArguments):
     """Which encoder is fine-tuned, and the heads on it."""
 
     levels: int = field(default=1, metadata={"help": "Nesting levels per entity type; 1 is the paper."})
+    level_conditioning: str = field(
+        default="none",
+        metadata={"help": "What a head sees of the level above it: 'none', the head of its 'type', or 'all' heads."},
+    )
     head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
     transitions: str = field(
         default="uniform",
@@ -63,9 +71,18 @@ class Stage2Arguments(EncoderArguments):
         metadata={"help": "Fit the temperature of the scores on the evaluation documents at the end (score_temperature)."},
     )
 
+    head_init: str = field(
+        default="random",
+        metadata={"help": "Directions in which the heads start: 'random', or 'centroids' of the types in the encoder's space."},
+    )
+
     def __post_init__(self):
+        if self.head_init not in ("random", "centroids"):
+            raise ValueError(f"head_init must be 'random' or 'centroids', got {self.head_init!r}")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if self.level_conditioning not in LEVEL_CONDITIONINGS:
+            raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
         if self.head_bias not in ("frequency", "zero"):
@@ -86,6 +103,39 @@ def calibrate_saved_model(trainer: NestedNerTrainer, documents: Dataset) -> dict
     return {f"eval_{name}": value for name, value in asdict(found).items()}
 
 
+def start_model(
+    config: CoNERConfig,
+    encoder: str,
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    network: Stage2Arguments,
+    training: NestedNerTrainingArguments,
+) -> CoNERForTokenClassification:
+    """The network on its encoder; heads start as the settings say, or as in the encoder folder if stage 2 left it."""
+    model = CoNERForTokenClassification.from_encoder(encoder, config, **network.hub_options())
+    new = range(len(config.heads))
+    if isinstance(AutoConfig.from_pretrained(encoder, **network.hub_options()), CoNERConfig):
+        saved = CoNERForTokenClassification.from_pretrained(encoder, dtype=torch.float32, **network.hub_options())
+        kept = take_heads(model, saved)
+        new = [head for head in new if head not in kept]
+        left_out = [name for name in saved.config.heads if name not in config.heads]
+        for what, names in (
+            ("kept", [config.heads[head] for head in kept]),
+            ("new", [config.heads[head] for head in new]),
+            ("left out", left_out),
+        ):
+            print(f"heads {what} ({len(names)}): {', '.join(names) or 'none'}")
+    if network.head_bias == "frequency":
+        # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
+        model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment, heads=list(new))
+    if network.head_init == "centroids" and len(new):
+        model.to(training.device)
+        collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size
+        centroids = type_centroids(model, train, len(config.entity_types), collator, size)
+        start_at_centroids(model, centroids, heads=new)
+    return model
+
+
 def main(argv: list[str]) -> None:
     data, network, training, card = parse_settings(
         argv, [DataArguments, Stage2Arguments, NestedNerTrainingArguments, CardArguments], DEFAULT_CONFIG, __doc__
@@ -97,6 +147,7 @@ def main(argv: list[str]) -> None:
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):
         corpus = load_corpus(data, training.seed)
+        warn_of_unlearnable_types(corpus)
         encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
         tokenizer = load_tokenizer(encoder, **network.hub_options())
         types, levels = corpus.entity_types, network.levels
@@ -106,6 +157,9 @@ def main(argv: list[str]) -> None:
         report_lost_entities(train, corpus.train, "training")
         evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
         report_lost_entities(evaluation, corpus.evaluation, "evaluation")
+        for view, role in ((train, "training"), (evaluation, "evaluation")):
+            if len(view) == 0:
+                raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
         # Windows of one length side by side need no padding.
         evaluation = evaluation.sort("length")
 
@@ -114,6 +168,7 @@ def main(argv: list[str]) -> None:
         entity_types=types,
         few_shot_types=corpus.few_shot_types,
         levels=levels,
+        level_conditioning=network.level_conditioning,
         head_dropout=network.head_dropout,
         max_length=data.max_length,
         max_sentences=data.max_sentences,
@@ -122,9 +177,7 @@ def main(argv: list[str]) -> None:
             counted_priors(count_view_transitions(train)).tolist() if network.transitions == "counted" else None
         ),
     )
-    model = CoNERForTokenClassification.from_encoder(encoder, config, **network.hub_options())
-    if network.head_bias == "frequency":
-        model.set_head_bias(count_tags(train))
+    model = start_model(config, encoder, train, tokenizer, network, training)
     trainer = NestedNerTrainer(
         model,
         training,

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from .corpora import Part, merge_corpora, read_type_mapping
 from .nerel import FEW_SHOT_TYPES, load_documents, load_entity_types
 from .windows import WindowSettings
+
+logger = logging.getLogger("runne_coner.arguments")
 
 
 class UsageError(ValueError):
@@ -121,6 +124,8 @@ class Corpus:
 def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     """Training and evaluation documents as the arguments say.
 
+    Without `entity_types`, types that only the evaluation documents have come last, as they count as missed there.
+
     Args:
         seed: of the draw of held-out documents, where there is no evaluation split.
     Raises:
@@ -143,7 +148,7 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
         train, evaluation = parts["train"], parts["test"]
     if arguments.max_documents is not None:
         train, evaluation = (part.take(min(arguments.max_documents, len(part))) for part in (train, evaluation))
-    types = load_entity_types(arguments.dataset, loaded)
+    types = _types_of_all(load_entity_types(arguments.dataset, loaded), evaluation)
     if arguments.entity_types is not None:
         types = _chosen_types(arguments.entity_types, types)
         train = _of_types(train, types, "training")
@@ -155,6 +160,26 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     if unknown:
         raise UsageError(f"few_shot_types {unknown} are not among the entity types {types}")
     return Corpus(train, evaluation, types, few_shot)
+
+
+def _mentions(documents: Dataset) -> Counter:
+    return Counter(entity["type"] for entities in documents["entities"][:] for entity in entities)
+
+
+def _types_of_all(types: list[str], evaluation: Dataset) -> list[str]:
+    """The types of the training corpus, and after them those that only the evaluation documents have: they count as missed."""
+    return types + sorted(_mentions(evaluation).keys() - set(types))
+
+
+def warn_of_unlearnable_types(corpus: Corpus) -> None:
+    """Warn of the types that no training document mentions, and say how often the evaluation documents do."""
+    learnt, wanted = _mentions(corpus.train), _mentions(corpus.evaluation)
+    if missing := [name for name in corpus.entity_types if not learnt[name]]:
+        logger.warning(
+            "no training document mentions these types, so their heads can only learn to find nothing: %s; entity_types"
+            " says which types to learn",
+            ", ".join(f"{name} ({wanted[name]} in the evaluation documents)" for name in missing),
+        )
 
 
 def load_corpora(arguments: DataArguments, extra: Sequence[str], type_mapping: str | dict | None, seed: int) -> Corpus:
@@ -191,13 +216,13 @@ def load_corpora(arguments: DataArguments, extra: Sequence[str], type_mapping: s
 def _chosen_types(chosen: list[str], known: list[str]) -> list[str]:
     for name in chosen:
         if name not in known:
-            raise UsageError(f"entity_types: the training corpus has no type {name}; it has {', '.join(known)}")
+            raise UsageError(f"entity_types: the documents have no type {name}; they have {', '.join(known)}")
     return list(dict.fromkeys(chosen))
 
 
 def _of_types(documents: Dataset, types: list[str], role: str) -> Dataset:
     """The documents without the entities of other types, which are counted in a message."""
-    left_out = Counter(entity["type"] for found in documents["entities"][:] for entity in found if entity["type"] not in types)
+    left_out = Counter({name: count for name, count in _mentions(documents).items() if name not in types})
     if not left_out:
         return documents
     counts = ", ".join(f"{name} {count}" for name, count in left_out.most_common())

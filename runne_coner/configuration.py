@@ -5,6 +5,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .tagging import TAGS, head_names
 
+LEVEL_CONDITIONINGS = ("none", "type", "all")
 SPAN_POOLINGS = ("mean", "max", "first_last", "masked_matrix")
 FORMAT_VERSION = 1
 """Version of what a saved model means; raised when an older package would read a newer model wrongly."""
@@ -27,6 +28,8 @@ class CoNERConfig(PreTrainedConfig):
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
         head_dropout: dropout before the heads.
+        level_conditioning: what a head below level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
+            of the head of its type one level up; `all`, those of all heads one level up (see `modeling.LevelConditioning`).
         span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
             ones side by side, or the paper's `masked_matrix` (see `modeling.pool_spans`).
         projection_size: width of the head behind which stage 1 compares spans, and which stage 2 throws away; 0 is none.
@@ -54,6 +57,7 @@ class CoNERConfig(PreTrainedConfig):
     few_shot_types: list[str] | None = None
     levels: int = 1
     head_dropout: float = 0.1
+    level_conditioning: str = "none"
     span_pooling: str = "mean"
     projection_size: int = 0
     max_length: int = 128
@@ -98,6 +102,8 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.span_pooling not in SPAN_POOLINGS:
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
+        if self.level_conditioning not in LEVEL_CONDITIONINGS:
+            raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if self.projection_size < 0:
             raise ValueError(f"projection_size must be 0 (no projection head) or more, got {self.projection_size}")
         if self.projection_size and self.span_pooling == "masked_matrix":

@@ -195,7 +195,7 @@ class ContrastiveTrainer(SpanTrainer):
 
     def _check_metric_for_best_model(self) -> None:
         wanted = self.args.metric_for_best_model
-        if wanted is None or self.args.eval_strategy == "no" or self.eval_dataset is None:
+        if wanted is None or self.eval_dataset is None:
             return
         parts = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         known = []

@@ -4,10 +4,16 @@ An entity counts when start, end and type are all right; entities of a document 
 is its mean over the known types with at least one gold mention, few-shot types left out; *few_shot* its mean over exactly
 the few-shot types, absent ones counting 0; *micro* pools all types. These are the definitions, and the order of the
 arithmetic, of the organisers' program (RuNNE-2022, Artemova et al. 2022).
+
+The same entities are also split by their place: an entity is *inner_same* if a longer one of its own type holds it; else
+*inner_other* if a longer one of another type does; else *outer*. Entities of equal span do not hold each other, nor do those
+that cross. Recall is that of the gold entities with a place among the gold ones, precision that of the predicted entities
+with a place among the predicted ones, so neither depends on what the other side found around an entity.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 
 import datasets
 import evaluate
@@ -18,6 +24,9 @@ from transformers import EvalPrediction
 
 from .documents import Document, Entity, from_row
 from .tagging import IGNORE_INDEX, TAGS, character_spans, head_names
+
+PLACES = ("outer", "inner_other", "inner_same")
+"""Where an entity lies among those of its document; see the module's docstring."""
 
 
 class ScoreError(ValueError):
@@ -72,6 +81,41 @@ def _mean(rows: list[dict], key: str) -> float:
     return sum(row[key] for row in rows) / float(len(rows)) if rows else 0.0
 
 
+def entity_places(entities: Iterable[Entity]) -> dict[Entity, str]:
+    """The place (of `PLACES`) of each of the entities of one document, in time O(n log n)."""
+    places: dict[Entity, str] = {}
+    furthest: dict[str, int] = {}
+    # Whatever holds an entity comes before it, and reaches at least as far. What has its very span must not count: types are
+    # looked up for a whole group of equal spans before any of the group is noted.
+    ordered = sorted(set(entities), key=lambda e: (e.start, -e.end))
+    for _, group in groupby(ordered, key=lambda e: (e.start, e.end)):
+        group = list(group)
+        reach = max(furthest.values(), default=-1)
+        for entity in group:
+            same = furthest.get(entity.type, -1) >= entity.end
+            places[entity] = "inner_same" if same else "inner_other" if reach >= entity.end else "outer"
+        for entity in group:
+            furthest[entity.type] = max(furthest.get(entity.type, -1), entity.end)
+    return places
+
+
+def _nested_scores(pairs: Iterable[tuple[set[Entity], set[Entity]]]) -> dict[str, dict[str, float]]:
+    """The `nested` block of `score_documents`, from gold and predicted entities of each document."""
+    support, found, predicted, correct = (Counter() for _ in range(4))
+    for truth, guess in pairs:
+        for entities, others, total, hits in ((truth, guess, support, found), (guess, truth, predicted, correct)):
+            for entity, place in entity_places(entities).items():
+                total[place] += 1
+                hits[place] += entity in others
+    rows = {}
+    for place in PLACES:
+        precision, recall = _ratio(correct[place], predicted[place]), _ratio(found[place], support[place])
+        rows[place] = {"precision": precision, "recall": recall, "f1": _f1(precision, recall)}
+        rows[place] |= {"support": support[place], "predicted": predicted[place]}
+        rows[place] |= {"found": found[place], "correct": correct[place]}
+    return rows
+
+
 def score_documents(
     references: Iterable[Document],
     predictions: Iterable[Document],
@@ -86,7 +130,9 @@ def score_documents(
         few_shot_types: the types of the few-shot score, left out of the macro score.
     Returns:
         `micro` (precision, recall, f1, support, predicted, correct), `macro` (precision, recall, f1, types: how many),
-        `few_shot` (the same, or None without few-shot types), and `per_type`: for every type the fields of `micro`.
+        `few_shot` (the same, or None without few-shot types), `per_type`: for every type the fields of `micro`, and
+        `nested`: for each of `PLACES` precision, recall, f1, `support` (gold entities there) and how many of them were
+        `found`, `predicted` (predictions there) and how many of them are `correct`.
     Raises:
         ScoreError: a document is missing, unexpected or given twice, or an entity has an unknown type.
     """
@@ -95,8 +141,10 @@ def score_documents(
     if strange:
         raise ScoreError(f"the few-shot types {strange} are not among the entity types {list(entity_types)}")
     correct, support, predicted = Counter(), Counter(), Counter()
+    pairs = []
     for document, prediction in paired_documents(references, predictions):
         truth, guess = set(document.entities), set(prediction.entities)
+        pairs.append((truth, guess))
         for side, entities in (("references", truth), ("predictions", guess)):
             for entity in entities:
                 if entity.type not in known:
@@ -118,6 +166,7 @@ def score_documents(
         "macro": averages[0],
         "few_shot": averages[1] if rare else None,
         "per_type": per_type,
+        "nested": _nested_scores(pairs),
     }
 
 
@@ -131,7 +180,8 @@ Args:
     entity_types: all types that may occur.
     few_shot_types: those scored apart, default none.
 Returns:
-    `micro`, `macro`, `few_shot` and `per_type`, each with precision, recall and f1 in [0, 1].
+    `micro`, `macro`, `few_shot`, `per_type` and `nested` (outer entities, inner ones of another type, inner ones of the same
+    type), each with precision, recall and f1 in [0, 1].
 Limits: a span that is off by one character counts as one miss and one spurious entity."""
 
 _CITATION = """\
@@ -217,7 +267,8 @@ def make_compute_metrics(
 
     Returns:
         A function that gives `micro_f1`, `micro_precision`, `micro_recall`, `macro_f1`, `few_shot_f1` (with few-shot types),
-        `macro_all_f1` (over all types with gold mentions), `f1_TYPE` per type, and seqeval's scores.
+        `macro_all_f1` (over all types with gold mentions), `outer_recall`, `inner_other_recall`, `inner_same_recall` and
+        the same with precision and f1, `f1_TYPE` per type, and seqeval's scores.
     """
     references = [from_row(row) for row in documents]
 
@@ -247,12 +298,14 @@ def flat_scores(scores: Mapping) -> dict[str, float]:
         flat["few_shot_f1"] = scores["few_shot"]["f1"]
     present = {name: row["f1"] for name, row in scores["per_type"].items() if row["support"]}
     flat["macro_all_f1"] = sum(present.values()) / max(len(present), 1)
+    for place, row in scores["nested"].items():
+        flat |= {f"{place}_{key}": row[key] for key in ("precision", "recall", "f1")}
     return flat | {f"f1_{name}": value for name, value in present.items()}
 
 
 def score_table(scores: Mapping, few_shot_types: Sequence[str] = ()) -> str:
-    """The scores as a table in plain text, one line a type; few-shot types carry a `*`."""
-    width = max([len(name) for name in scores["per_type"]] + [10]) + 2
+    """The scores as a table in plain text, one line a type; few-shot types carry a `*`. The last lines are the places."""
+    width = max([len(name) for name in scores["per_type"]] + [len("inner_other")]) + 2
     lines = [f"{'type':<{width}}{'P':>8}{'R':>8}{'F1':>8}{'gold':>8}{'found':>8}"]
 
     def line(name: str, row: Mapping, counts: str) -> str:
@@ -267,4 +320,7 @@ def score_table(scores: Mapping, few_shot_types: Sequence[str] = ()) -> str:
     lines.append(line("macro", scores["macro"], f"   ({scores['macro']['types']} types with gold mentions)"))
     if scores["few_shot"] is not None:
         lines.append(line("few-shot*", scores["few_shot"], f"   ({scores['few_shot']['types']} types)"))
+    lines.append("-" * len(lines[0]))
+    for place, row in scores["nested"].items():
+        lines.append(line(place, row, f"{row['support']:8d}{row['predicted']:8d}"))
     return "\n".join(lines)

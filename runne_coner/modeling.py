@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
+    initialization,
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
@@ -20,7 +21,7 @@ from transformers.utils import ModelOutput
 from .configuration import CoNERConfig, ModelError
 from .gradient_cache import embed_in_chunks
 from .onnx_model import OnnxModel, holds_only_an_export
-from .tagging import NUM_TAGS
+from .tagging import NUM_TAGS, tag_log_frequencies
 
 
 class CoNERPreTrainedModel(PreTrainedModel):
@@ -65,15 +66,24 @@ class CoNERPreTrainedModel(PreTrainedModel):
         """A network with a pre-trained encoder and new weights elsewhere.
 
         Args:
-            name_or_path: Hub id or folder of any encoder that `AutoModel` loads.
+            name_or_path: Hub id or folder of any encoder that `AutoModel` loads, or of a model that stage 2 left, whose
+                encoder is taken (for its heads see `initialization.take_heads`).
             config: its `encoder` is filled in from the checkpoint.
             kwargs: for `AutoModel.from_pretrained` (`revision`, `token`, ...).
         Returns:
             The network in float32, in evaluation mode.
+        Raises:
+            ModelError: a model of stage 2 that is not whole, or only an export.
         """
         # A file in half precision would otherwise be trained in half precision.
         found = AutoConfig.from_pretrained(name_or_path, **kwargs)
-        encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
+        if isinstance(found, CoNERConfig):
+            saved = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
+            if isinstance(saved, OnnxModel):
+                raise ModelError(f"{name_or_path}: an export cannot be trained; give the folder of the model it was made from")
+            encoder = saved.encoder
+        else:
+            encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
         # A folder of this machine means nothing to whoever gets the model.
         encoder.config._name_or_path = ""
         config.encoder = encoder.config
@@ -150,13 +160,18 @@ class EntityEncoder(CoNERPreTrainedModel):
             windows = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
             return EntityEncoderOutput(span_embeddings=embed_in_chunks(self._embed, windows, spans, chunk_size))
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
-        embeddings = None if spans is None else pool_spans(hidden, spans, self.config.span_pooling)
-        if embeddings is not None and self.projection is not None:
-            embeddings = nn.functional.normalize(self.projection(embeddings).float(), dim=-1)
+        embeddings = None if spans is None else self._pool(hidden, spans)
         return EntityEncoderOutput(span_embeddings=embeddings, last_hidden_state=hidden)
 
+    def _pool(self, hidden: Tensor, spans: Tensor) -> Tensor:
+        embeddings = pool_spans(hidden, spans, self.config.span_pooling)
+        if self.projection is not None:
+            embeddings = nn.functional.normalize(self.projection(embeddings).float(), dim=-1)
+        return embeddings
+
     def _embed(self, spans: Tensor, **windows: Tensor | None) -> Tensor:
-        return self(**windows, spans=spans).span_embeddings
+        # Not by a call of the module: accelerate wraps it in an autocast context, which cannot be entered again inside itself.
+        return self._pool(self._encode(**windows), spans)
 
 
 def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
@@ -197,6 +212,54 @@ def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
         return nn.functional.normalize(pooled, dim=-1)
 
 
+class LevelConditioning(nn.Module):
+    """Lets the heads of each level below the first see what the level above it says about the token.
+
+    The logits of level k gain `W_k p`, where `p` are the tag probabilities of level k - 1 (after its own conditioning). `W_k`
+    starts at 0, where the heads are those without conditioning, and no gradient flows through `p`, so that the outer
+    levels are trained for their own entities alone.
+
+    Args:
+        num_types, levels: as the heads are laid out; with one level there is nothing to condition.
+        scope: `type`, a head sees the head of its type one level up: `W_k` is (types, 5, 5); `all`, it sees all heads of
+            the level above: `W_k` is (types x 5, types x 5).
+    """
+
+    def __init__(self, num_types: int, levels: int, scope: str):
+        super().__init__()
+        self.num_types, self.scope = num_types, scope
+        shape = (num_types, NUM_TAGS, NUM_TAGS) if scope == "type" else (num_types * NUM_TAGS, num_types * NUM_TAGS)
+        self.weight = nn.Parameter(torch.zeros(levels - 1, *shape))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Args: `logits` (batch, tokens, heads, 5) of all levels. Returns the conditioned logits, of the same shape."""
+        levels = list(logits.split(self.num_types, dim=2))
+        for index, weight in enumerate(self.weight.unbind(0)):
+            outer = levels[index].detach().softmax(dim=-1).to(weight.dtype)
+            if self.scope == "type":
+                seen = torch.einsum("btec,ecd->bted", outer, weight)
+            else:
+                seen = (outer.flatten(2) @ weight).unflatten(-1, (self.num_types, NUM_TAGS))
+            levels[index + 1] = levels[index + 1] + seen
+        return torch.cat(levels, dim=2)
+
+    @torch.no_grad()
+    def take(self, saved: "LevelConditioning", types: list[str], saved_types: list[str]) -> None:
+        """Copy the weights of levels and types that another one has too, if it has the same scope."""
+        if saved.scope != self.scope:
+            return
+        both = [name for name in types if name in saved_types]
+        here, there = ([names.index(name) for name in both] for names in (types, saved_types))
+        levels = min(len(self.weight), len(saved.weight))
+        if self.scope == "type":
+            self.weight[:levels, here] = saved.weight[:levels, there].to(self.weight)
+        else:
+            rows, columns = ([i * NUM_TAGS + tag for i in chosen for tag in range(NUM_TAGS)] for chosen in (here, there))
+            found = saved.weight[:levels, columns][:, :, columns].to(self.weight)
+            for level in range(levels):
+                self.weight[level, torch.tensor(rows)[:, None], torch.tensor(rows)] = found[level]
+
+
 class CoNERForTokenClassification(CoNERPreTrainedModel):
     """Encoder with one BILOU head per entity type and nesting level, fused into one linear layer (section 3.2)."""
 
@@ -207,6 +270,9 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         self.encoder = _new_encoder(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.heads) * NUM_TAGS)
+        self.conditioning = None
+        if config.level_conditioning != "none" and config.levels > 1:
+            self.conditioning = LevelConditioning(len(config.entity_types), config.levels, config.level_conditioning)
         self.post_init()
 
     @classmethod
@@ -220,15 +286,24 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
-    def set_head_bias(self, tag_counts: np.ndarray) -> None:
-        """Start every head at the tag frequencies of the training set, instead of learning first that most tags are O.
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LevelConditioning):
+            initialization.zeros_(module.weight)
+
+    @torch.no_grad()
+    def set_head_bias(self, tag_counts: np.ndarray, share: float = 1.0, heads: list[int] | None = None) -> None:
+        """Start heads at the tag frequencies of the training set, instead of learning first that most tags are O.
 
         Args:
             tag_counts: `(heads, 5)` how often each head has each tag; 1 is added to each, so that no tag is ruled out.
+            share: factor of the log-frequencies; what a logit adjustment of strength t supplies is left out with 1 - t.
+            heads: indices of the heads to set, by default all.
         """
-        frequencies = torch.as_tensor(tag_counts, dtype=torch.float64) + 1.0
-        frequencies = frequencies / frequencies.sum(dim=-1, keepdim=True)
-        self.classifier.bias.copy_(frequencies.log().flatten())
+        chosen = slice(None) if heads is None else heads
+        frequencies = torch.from_numpy(share * tag_log_frequencies(tag_counts))
+        bias = self.classifier.bias.unflatten(0, (-1, NUM_TAGS))
+        bias[chosen] = frequencies[chosen].to(bias)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -241,8 +316,8 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
             `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`.
         """
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
-        logits = self.classifier(self.dropout(hidden))
-        return TokenClassifierOutput(logits=logits.unflatten(-1, (-1, NUM_TAGS)))
+        logits = self.classifier(self.dropout(hidden)).unflatten(-1, (-1, NUM_TAGS))
+        return TokenClassifierOutput(logits=logits if self.conditioning is None else self.conditioning(logits))
 
 
 # As `CoNERConfig`: the code goes with the model.

@@ -35,8 +35,9 @@ class NestedNerPipeline(Pipeline):
     `score` is the probability of the whole span under its head: the share of the weight of all legal tag paths of the
     window that pass exactly over this span (forward-backward over the chains of Figure 2), with the logits divided by
     `config.score_temperature`, which stage 2 fits so that a score of 0.8 is right in about 80% of cases (see `calibration`);
-    the temperature changes scores only, never which spans are decoded. `level` is the nesting level
-    among entities of the type (1 = outermost).
+    the temperature changes scores only, never which spans are decoded. `level` is the nesting level among entities of the
+    type (1 = outermost). A span that two levels of a type find is one entity, that of the better score; entities that cross
+    without nesting are all given (`flat` keeps the longer one).
 
     A text is cut into windows of sentences as in training; pieces of a sentence longer than a window overlap, and an entity
     comes from the window whose core its first character lies in.

@@ -61,6 +61,13 @@ def nesting_levels(spans: Sequence[tuple[int, int]]) -> list[int]:
     return levels
 
 
+def tag_log_frequencies(tag_counts: np.ndarray) -> np.ndarray:
+    """Log of how frequent each tag of each head is, from counts `(heads, 5)`; 1 is added to each count, so that a tag that
+    never occurs is rare and not impossible."""
+    counts = np.asarray(tag_counts, dtype=np.float64) + 1.0
+    return np.log(counts / counts.sum(axis=-1, keepdims=True))
+
+
 def write_span(labels: np.ndarray, head: int, first: int, end: int) -> None:
     """Write one span of tokens `[first, end)` into `labels` (tokens, heads) in place: U, or B I ... I L."""
     if end - first == 1:

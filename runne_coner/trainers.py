@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
@@ -13,9 +14,14 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import NamedEntityLoss
+from .losses import NamedEntityLoss, balanced_head_weights
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
+from .optimization import WeightAveraging, layer_scales, set_learning_rates
+from .perturbation import FastGradient, rdrop_divergence
+from .preprocessing import count_tags
+from .sampling import repeat_rare_windows
+from .tagging import tag_log_frequencies
 from .training_args import NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
 
@@ -143,15 +149,36 @@ class SpanTrainer(Trainer):
         return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
 
 
-class NestedNerTrainer(SpanTrainer):
+def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset | None) -> NamedEntityLoss:
+    """The loss of stage 2 with the settings of `args`.
+
+    Raises:
+        ValueError: a setting needs the tag frequencies of a training set, and there is none.
+    """
+    options = {"ce_form": args.ce_form, "focal_gamma": args.focal_gamma}
+    if args.head_weighting != "none" or args.logit_adjustment:
+        if train_dataset is None:
+            raise ValueError("head_weighting and logit_adjustment follow from tag frequencies; give a train_dataset")
+        tag_counts = count_tags(train_dataset)
+        if args.head_weighting == "balanced":
+            options["head_weights"] = balanced_head_weights(tag_counts)
+        if args.logit_adjustment:
+            options["logit_offsets"] = args.logit_adjustment * tag_log_frequencies(tag_counts)
+    settings = (args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor)
+    return NamedEntityLoss(*settings, **options)
+
+
+class NestedNerTrainer(WeightAveraging, SpanTrainer):
     """Stage 2: trains the encoder and its BILOU heads under the named-entity loss (Bondarenko 2022, section 3.2, eq. 6).
 
     Datasets are BILOU views with a `BilouCollator`. Predictions are tags decoded by Viterbi, `(windows, tokens, heads)`;
     with `compute_metrics=metrics.make_compute_metrics(...)` the scores are those of whole spans, and
-    `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...).
+    `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated and
+    saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `rdrop_loss` and
+    `adversarial_loss`; with `fgm_epsilon` `loss` is that of the unperturbed pass.
 
     Args:
-        loss: default `NamedEntityLoss` with the settings of `args`.
+        loss: default `named_entity_loss(args, train_dataset)`.
     """
 
     def __init__(
@@ -162,32 +189,62 @@ class NestedNerTrainer(SpanTrainer):
         loss: nn.Module | None = None,
         **kwargs,
     ):
-        loss = loss or NamedEntityLoss(
-            args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor
-        )
+        loss = loss or named_entity_loss(args, kwargs.get("train_dataset"))
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+        self._attacked = False
+
+    def get_train_dataloader(self):
+        windows = self.train_dataset
+        num_types = len(self.model.config.entity_types)
+        try:
+            self.train_dataset = repeat_rare_windows(windows, num_types, self.args.rare_window_target, self.args.seed)
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = windows
 
     def create_optimizer(self, model=None):
-        """The Trainer's optimiser, in which the heads have a learning rate of their own."""
+        """The Trainer's optimiser, in which the heads have a learning rate of their own, and every layer may have one."""
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        heads = {id(p) for name, p in self.model.named_parameters() if name.split(".")[-2] == "classifier"}
-        for group in list(optimizer.param_groups):
-            of_heads = [p for p in group["params"] if id(p) in heads]
-            group["params"] = [p for p in group["params"] if id(p) not in heads]
-            options = {key: value for key, value in group.items() if key not in ("params", "lr")}
-            optimizer.add_param_group({**options, "params": of_heads, "lr": self.args.head_learning_rate})
+        encoder = dict(self.model.encoder.named_parameters())
+        scales = layer_scales(encoder, self.args.layer_decay)
+        # The top layer comes first, as its rate, `learning_rate`, is the one to be logged.
+        ordered = sorted(encoder, key=scales.get, reverse=True)
+        rates = {encoder[name]: self.args.learning_rate * scales[name] for name in ordered}
+        heads = {value: self.args.head_learning_rate for value in self.model.parameters() if value not in rates}
+        set_learning_rates(optimizer, rates | heads)
         return optimizer
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the Trainer's; with `fgm_epsilon` a second pass on perturbed inputs adds its gradients."""
+        if not self.args.fgm_epsilon:
+            return super().training_step(model, inputs, num_items_in_batch)
+        attack = FastGradient(self.model.encoder.get_input_embeddings(), self.args.fgm_epsilon)
+        with attack.observed():
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._attacked = True
+        try:
+            with attack.applied():
+                super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._attacked = False
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = {name: value for name, value in inputs.items() if name != "subword_cases"}
+        twice = model.training and self.args.rdrop_weight > 0
+        if twice:
+            inputs = {name: torch.cat([value, value]) for name, value in inputs.items()}
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         parts = self.loss(outputs.logits, labels)
-        self._record(parts, training=model.training)
+        if twice:
+            divergence = rdrop_divergence(outputs.logits, labels)
+            parts |= {"loss": parts["loss"] + self.args.rdrop_weight * divergence, "rdrop_loss": divergence}
+        self._record({"adversarial_loss": parts["loss"]} if self._attacked else parts, training=model.training)
         return (parts["loss"], outputs) if return_outputs else parts["loss"]
 
     def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from .losses import CE_FORMS, HEAD_WEIGHTINGS
 from .metric_losses import LOSSES
 from .pair_weights import MININGS
 
@@ -18,6 +19,8 @@ _NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining":
 """Options of the choice of pairs of a batch, with the values that change nothing."""
 _OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
 """Options that only the DBL loss has, with their defaults."""
+_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_window_target", "fgm_epsilon", "rdrop_weight")
+"""Options of stage 2 that change nothing at 0, and grow from there."""
 
 
 @dataclass
@@ -195,9 +198,28 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         dice_smoothing: gamma.
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
+        ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
+        head_weighting: `balanced` weighs the cross-entropy of a head by how few mentions of it the training windows have
+            (`losses.balanced_head_weights`); `none`.
+        logit_adjustment: tau of Menon et al. 2021: the loss adds tau times the log-frequency of each tag to the logits; 0
+            is off.
+
+    Parameters that control what is trained on:
+        rare_window_target: windows with a type of fewer mentions stand several times in an epoch, see
+            `sampling.repeat_factors`; 0 leaves all windows single.
 
     Parameters that control the optimiser:
         head_learning_rate: peak learning rate of the heads; `learning_rate` is the encoder's.
+        layer_decay: learning rate of an encoder layer as a share of that of the layer above; the embeddings count as the
+            lowest layer; 1 gives all the same (`optimization.layer_scales`).
+        ema_decay: decay of a running average of the weights, which is what is evaluated and saved; 0 is off
+            (`optimization.AveragedWeights`).
+
+    Parameters that control regularisation:
+        fgm_epsilon: length of the adversarial perturbation of the word embeddings of a window; 0 is off, else a step costs
+            twice as much (`perturbation.FastGradient`).
+        rdrop_weight: weight of the divergence between two passes with different dropout masks; 0 is off, else a step
+            costs twice as much (`perturbation.rdrop_divergence`).
 
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
@@ -207,11 +229,37 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     dice_weight: float = field(default=1.0, metadata={"help": "Weight of the dice term in the loss; 0 leaves it out."})
     dice_smoothing: float = field(default=1.0, metadata={"help": "Smoothing gamma of the dice term."})
     dice_reduction: str = field(default="token", metadata={"help": "Dice per 'token' or over the 'batch'."})
+    ce_form: str = field(
+        default="plain", metadata={"help": "Cross-entropy: 'plain', 'focal', or 'asymmetric' (focal on tokens that are O)."}
+    )
+    focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal and asymmetric cross-entropy."})
+    head_weighting: str = field(
+        default="none", metadata={"help": "Cross-entropy of heads weighed by their mentions ('balanced'), or 'none'."}
+    )
+    logit_adjustment: float = field(
+        default=0.0, metadata={"help": "Strength tau with which the loss adds the log-frequencies of tags to logits; 0 = off."}
+    )
+    rare_window_target: float = field(
+        default=0.0,
+        metadata={"help": "Repeat windows whose rarest type has n mentions sqrt(target / n) times, 1 to 8; 0 = off (try 300)."},
+    )
     head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of an encoder layer as a share of that of the layer above; 1 = equal."}
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Evaluate and save a running average of the weights with this decay, as 0.999; 0 = off."}
+    )
+    fgm_epsilon: float = field(
+        default=0.0, metadata={"help": "Length of the adversarial perturbation of the word embeddings; 0 = off."}
+    )
+    rdrop_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the divergence between two passes with other dropout masks; 0 = off."}
+    )
 
     @staticmethod
     def _finite() -> tuple[str, ...]:
-        return ("ce_weight", "dice_weight", "dice_smoothing", "head_learning_rate")
+        return ("ce_weight", "dice_weight", "dice_smoothing", "head_learning_rate", "layer_decay", "ema_decay", *_OFF_AT_ZERO)
 
     def __post_init__(self):
         super().__post_init__()
@@ -223,5 +271,16 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"ce_weight {self.ce_weight} and dice_weight {self.dice_weight} must be >= 0 and not both 0")
         if self.dice_smoothing <= 0:
             raise ValueError(f"dice_smoothing must be positive, got {self.dice_smoothing}")
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in _OFF_AT_ZERO:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}")
+        if self.ce_form not in CE_FORMS:
+            raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
+        if self.head_weighting not in HEAD_WEIGHTINGS:
+            raise ValueError(f"head_weighting must be one of {HEAD_WEIGHTINGS}, got {self.head_weighting!r}")
         if self.head_learning_rate < 0:
             raise ValueError(f"head_learning_rate must not be negative, got {self.head_learning_rate}")

@@ -21,6 +21,7 @@ from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import load_tokenizer
 
 onnx = pytest.importorskip("onnx")
+SCOPES = {"wordpiece": "none", "bpe": "type", "unigram": "all"}
 TEXTS = [*SENTENCES, *(text for text, _ in MARKED), " ".join(SENTENCES)]
 
 
@@ -28,11 +29,14 @@ TEXTS = [*SENTENCES, *(text for text, _ in MARKED), " ".join(SENTENCES)]
 def folder_of(tmp_path_factory):
     """Makes the folder of a model with an encoder and random heads, which are sure of what they tag."""
 
-    def make(encoder: str) -> str:
-        config = CoNERConfig(entity_types=TYPES, levels=2, max_length=48, max_sentences=0, stride=8, score_temperature=3.0)
+    def make(encoder: str, **options) -> str:
+        shape = {"levels": 2, "max_length": 48, "max_sentences": 0, "stride": 8, "score_temperature": 3.0}
+        config = CoNERConfig(entity_types=TYPES, **shape, **options)
         torch.manual_seed(1)
         model = CoNERForTokenClassification.from_encoder(encoder, config)
         torch.nn.init.normal_(model.classifier.weight, std=2.0)
+        if model.conditioning is not None:
+            torch.nn.init.normal_(model.conditioning.weight, std=2.0)
         folder = str(tmp_path_factory.mktemp("model"))
         model.save_pretrained(folder)
         load_tokenizer(encoder).save_pretrained(folder)
@@ -68,7 +72,9 @@ def logits_of(model, **inputs) -> np.ndarray:
 
 
 def test_every_kind_of_encoder_gives_torch_logits_at_every_shape(any_encoder, folder_of, tmp_path):
-    source = folder_of(any_encoder)
+    # Each of them with another way in which inner levels see the outer ones.
+    scope = next(scope for kind, scope in SCOPES.items() if kind in any_encoder)
+    source = folder_of(any_encoder, level_conditioning=scope)
     report = export_onnx(source, tmp_path / "onnx", sample_texts=TEXTS)
     assert report.max_logit_difference < 1e-3 and report.entity_agreement == 1.0
     reference = CoNERForTokenClassification.from_pretrained(source, dtype=torch.float32).eval()
@@ -125,6 +131,11 @@ def test_the_backend_is_chosen_by_what_the_folder_holds(model_folder, exported, 
     shutil.copy(exported[0] / "model.onnx", both)
     assert isinstance(load_pipeline(str(both)).model, CoNERForTokenClassification)
     assert isinstance(load_pipeline(str(both), backend="onnx").model, OnnxModel)
+
+
+def test_training_does_not_go_on_from_an_export(exported):
+    with pytest.raises(ModelError, match="an export cannot be trained; give the folder of the model"):
+        CoNERForTokenClassification.from_encoder(str(exported[0]), CoNERConfig(entity_types=TYPES))
 
 
 def test_a_pipeline_can_be_built_by_transformers_and_saved_again(exported, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,11 +12,12 @@ from runne_coner.losses import (
     DiceLoss,
     DistanceBasedLogisticLoss,
     NamedEntityLoss,
+    balanced_head_weights,
     dbl_log_probability,
     dbl_pair_loss,
     pairwise_distance,
 )
-from runne_coner.tagging import IGNORE_INDEX, B, I, L, O, U
+from runne_coner.tagging import IGNORE_INDEX, B, I, L, O, U, tag_log_frequencies
 
 
 @pytest.fixture(autouse=True)
@@ -450,8 +452,78 @@ def test_sure_probabilities_are_finite(reduction, gap, right, dtype):
         {"dice_reduction": "sum"},
         {"label_smoothing": 1.0},
         {"label_smoothing": -0.1},
+        {"ce_form": "sharp"},
+        {"focal_gamma": -1.0},
     ],
 )
 def test_nel_options_out_of_range_are_errors(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         NamedEntityLoss(**options)
+
+
+# -- forms, weights and offsets of the cross-entropy --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "gamma"), [("plain", 2.0), ("focal", 2.0), ("focal", 0.5), ("asymmetric", 3.0), ("focal", 0.0)]
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_a_loop_over_tokens_and_heads(form, gamma, smoothing):
+    logits, labels = some_batch(2)
+    weights, offsets = torch.tensor([0.5, 2.0, 1.0]), torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    options = {"ce_form": form, "focal_gamma": gamma, "head_weights": weights, "logit_offsets": offsets}
+    found = NamedEntityLoss(1.0, 0.0, label_smoothing=smoothing, **options)(logits.float(), labels)["loss"].item()
+    total, tokens = 0.0, 0
+    for window, token in (labels[..., 0] != IGNORE_INDEX).nonzero().tolist():
+        tokens += 1
+        for head in range(3):
+            label = int(labels[window, token, head])
+            logs = torch.log_softmax(logits[window, token, head] + offsets[head], dim=-1)
+            focused = form == "focal" or (form == "asymmetric" and label == O)
+            factor = (1 - logs[label].exp().item()) ** gamma if focused else 1.0
+            cost = (1 - smoothing) * -factor * logs[label].item() - smoothing * logs.mean().item()
+            total += weights[head].item() * cost
+    assert found == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_forms_worked_by_hand():
+    # P(O) = P(B) = 0.9 on a token that is O and one that is B: the values of the docstring.
+    logits = torch.full((1, 2, 1, 5), 0.025).log()
+    logits[0, 0, 0, O] = logits[0, 1, 0, B] = math.log(0.9)
+    labels = torch.tensor([O, B])[None, :, None]
+    plain, focal = 0.10536, 0.0010536
+    for form, costs in {"plain": (plain, plain), "focal": (focal, focal), "asymmetric": (focal, plain)}.items():
+        found = NamedEntityLoss(1.0, 0.0, ce_form=form)(logits, labels)["loss"].item()
+        assert found == pytest.approx(sum(costs) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["focal", "asymmetric"])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("gap", [17.0, 1e4])
+def test_forms_are_finite_where_probabilities_are_0_or_1(form, gamma, gap):
+    labels = torch.tensor([O, B, I, L, U, O])[None, :, None]
+    predicted = torch.tensor([O, B, I, O, O, U])[None, :, None]
+    logits = (gap * F.one_hot(predicted, 5)).float().requires_grad_()
+    loss = NamedEntityLoss(ce_form=form, focal_gamma=gamma)(logits, labels)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+def test_dice_is_that_of_the_models_own_logits():
+    logits, labels = some_batch(4)
+    offsets = torch.randn(3, 5)
+    plain, adjusted = (NamedEntityLoss(1.0, 1.0, logit_offsets=x)(logits.float(), labels) for x in (None, offsets))
+    assert plain["dice_loss"] == adjusted["dice_loss"] and plain["ce_loss"] != adjusted["ce_loss"]
+
+
+def test_balanced_weights_worked_by_hand():
+    counts = np.array([[9000, 20, 5, 20, 10], [9000, 2000, 0, 2000, 1000], [9999, 0, 0, 0, 0]])  # 30, 3000 and 0 mentions
+    weights = balanced_head_weights(counts)
+    assert weights == pytest.approx([1.9396, 0.0604, 1.0], abs=1e-4)
+    assert balanced_head_weights(counts, beta=0.0) == pytest.approx([1.0, 1.0, 1.0])
+    assert balanced_head_weights(counts[2:]) == pytest.approx([1.0])
+
+
+def test_log_frequencies_worked_by_hand():
+    logs = tag_log_frequencies(np.array([[94, 0, 0, 0, 1], [0, 0, 0, 0, 0]]))
+    assert np.exp(logs) == pytest.approx(np.array([[0.95, 0.01, 0.01, 0.01, 0.02], [0.2] * 5]))

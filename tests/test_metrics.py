@@ -15,6 +15,7 @@ from runne_coner.documents import FEATURES, Document, Entity
 from runne_coner.metrics import (
     NestedNerMetric,
     ScoreError,
+    entity_places,
     flat_scores,
     make_compute_metrics,
     metric_names,
@@ -216,6 +217,9 @@ def test_the_table_shows_every_type():
     assert f"{100 * scores['micro']['f1']:.2f}" in lines["micro"]
     assert f"{100 * scores['macro']['f1']:.2f}" in lines["macro"] and "4 types" in lines["macro"]
     assert f"{100 * scores['few_shot']['f1']:.2f}" in lines["few-shot*"]
+    for place, row in scores["nested"].items():
+        shares = [f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")]
+        assert lines[place].split()[1:] == [*shares, str(row["support"]), str(row["predicted"])]
     assert "few-shot" not in score_table(score_documents(references, predictions, TYPES))
 
 
@@ -228,7 +232,61 @@ def test_flat_scores_are_the_nested_ones():
     assert flat["f1_LAW"] == scores["per_type"]["LAW"]["f1"] and "f1_AWARD" not in flat
     present = [scores["per_type"][name]["f1"] for name in TYPES]
     assert flat["macro_all_f1"] == pytest.approx(np.mean(present))
+    assert flat["inner_same_recall"] == scores["nested"]["inner_same"]["recall"]
+    assert flat["outer_precision"] == scores["nested"]["outer"]["precision"] and "inner_other_f1" in flat
     assert "few_shot_f1" not in flat_scores(score_documents(references, predictions, TYPES))
+
+
+# -- outer and inner entities -------------------------------------------------------------------------------------------
+
+
+def place_by_definition(entity, entities):
+    longer = [other for other in entities if other.start <= entity.start and entity.end <= other.end]
+    longer = [other for other in longer if other.end - other.start > entity.end - entity.start]
+    if any(other.type == entity.type for other in longer):
+        return "inner_same"
+    return "inner_other" if longer else "outer"
+
+
+@settings(max_examples=300, deadline=None)
+@given(entity_sets)
+def test_places_are_those_of_the_definition(found):
+    assert entity_places(found) == {entity: place_by_definition(entity, found) for entity in found}
+
+
+def test_places_worked_by_hand():
+    whole, part, city = Entity(0, 9, "LAW"), Entity(2, 9, "LAW"), Entity(2, 9, "CITY")
+    crossing, alone = Entity(7, 12, "LAW"), Entity(9, 10, "AGE")
+    assert entity_places([city, part, crossing, alone, whole]) == {
+        whole: "outer",
+        part: "inner_same",
+        city: "inner_other",  # of LAW [0, 9), not of its equal LAW [2, 9)
+        crossing: "outer",
+        alone: "inner_other",
+    }
+    assert set(entity_places([part, city]).values()) == {"outer"}
+
+
+def test_nested_scores_worked_by_hand():
+    gold = [Entity(0, 9, "LAW"), Entity(2, 5, "LAW"), Entity(6, 9, "LAW"), Entity(6, 7, "CITY"), Entity(20, 25, "AGE")]
+    # The outermost LAW was not found, so what is found of its inside is outer among the predictions.
+    found = [Entity(2, 5, "LAW"), Entity(2, 3, "LAW"), Entity(6, 7, "CITY"), Entity(20, 25, "AGE"), Entity(20, 22, "CITY")]
+    nested = score_documents([Document(1, "", tuple(gold))], [Document(1, "", tuple(found))], TYPES)["nested"]
+    assert list(nested) == ["outer", "inner_other", "inner_same"]
+    # Gold: outer LAW and AGE (1 found), inner_same 2 (1 found), inner_other CITY (found).
+    assert [(row["support"], row["found"], row["recall"]) for row in nested.values()] == [(2, 1, 0.5), (1, 1, 1.0), (2, 1, 0.5)]
+    # Predicted: outer LAW, CITY [6, 7), AGE (all right), inner_same LAW [2, 3) and inner_other CITY [20, 22) (both wrong).
+    assert [(row["predicted"], row["correct"]) for row in nested.values()] == [(3, 3), (1, 0), (1, 0)]
+    assert [row["precision"] for row in nested.values()] == [1.0, 0.0, 0.0]
+    assert nested["outer"]["f1"] == pytest.approx(2 / 3) and nested["inner_same"]["f1"] == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_places_share_all_entities_out(seed):
+    references, predictions = random_documents(seed)
+    scores = score_documents(references, predictions, TYPES)
+    for total, part in (("support", "support"), ("predicted", "predicted"), ("correct", "found"), ("correct", "correct")):
+        assert sum(row[part] for row in scores["nested"].values()) == scores["micro"][total]
 
 
 # -- seqeval ------------------------------------------------------------------------------------------------------------

@@ -121,6 +121,24 @@ def test_options(recognize):
         recognize(SENTENCE, tresh=0.5)
 
 
+def test_levels_are_merged_by_the_stated_rule(recognize):
+    """Equal spans of one type at two levels are one entity; crossing ones both stay; `flat` keeps the longer one."""
+    text = "один два три"
+    rows = [
+        {"entity_type": "CITY", "start": 0, "end": 8, "score": 0.6, "level": 1},
+        {"entity_type": "CITY", "start": 0, "end": 8, "score": 0.9, "level": 2},
+        {"entity_type": "PERSON", "start": 0, "end": 8, "score": 0.5, "level": 1},
+        {"entity_type": "CITY", "start": 5, "end": 12, "score": 0.7, "level": 3},
+    ]
+    entities = recognize.postprocess((text, rows))
+    assert [(e["entity_type"], e["start"], e["end"], e["score"], e["level"]) for e in entities] == [
+        ("CITY", 0, 8, 0.9, 2),
+        ("PERSON", 0, 8, 0.5, 1),
+        ("CITY", 5, 12, 0.7, 3),
+    ]
+    assert found(recognize.postprocess((text, rows), flat=True)) == {("CITY", "один два", 2)}
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [

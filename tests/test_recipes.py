@@ -14,10 +14,18 @@ import torch
 from conftest import ROOT, TYPES, make_documents
 from transformers import AutoModel, AutoModelForTokenClassification
 
-from runne_coner.arguments import DataArguments, EncoderArguments, UsageError, checkpoint_to_resume, load_corpus, parse_settings
+from runne_coner.arguments import (
+    DataArguments,
+    EncoderArguments,
+    UsageError,
+    checkpoint_to_resume,
+    load_corpus,
+    parse_settings,
+    warn_of_unlearnable_types,
+)
 from runne_coner.calibration import calibrate
 from runne_coner.collators import BilouCollator
-from runne_coner.documents import CorpusError, from_row, write_runne
+from runne_coner.documents import CorpusError, Document, Entity, from_row, write_runne
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.nerel import FEW_SHOT_TYPES, NEREL_TYPES
 from runne_coner.pipeline import load_pipeline
@@ -203,7 +211,7 @@ def test_the_sample_has_the_few_shot_types_of_the_task():
         ({"eval_fraction": 1.0}, UsageError, "eval_fraction 1.0 of 30"),
         ({"eval_dataset": "sample"}, UsageError, "needs eval_split"),
         ({"eval_split": "dev", "few_shot_types": ["DRAGON"]}, UsageError, "DRAGON"),
-        ({"eval_split": "dev", "entity_types": ["CITY", "DRAGON"]}, UsageError, "no type DRAGON; it has .*CITY"),
+        ({"eval_split": "dev", "entity_types": ["CITY", "DRAGON"]}, UsageError, "no type DRAGON; they have .*CITY"),
         ({"eval_split": "test"}, CorpusError, "no split 'test'"),
         ({"train_split": "dreams"}, CorpusError, "no split 'dreams'"),
     ],
@@ -296,6 +304,8 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     folder = tmp_path / "model"
     argv = ["--model_name_or_path", wordpiece_encoder, "--output_dir", folder, "--cpu_threads", 1]
     argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
+    # What changes the training windows, a step or the weights must do the same in every process.
+    argv += ["--rare_window_target", 40, "--ema_decay", 0.5, "--fgm_epsilon", 0.1, "--level_conditioning", "type"]
     done = run("stage2.py", *argv, processes=2)
     assert done.stdout.count("stage 2 left its model") == 1
     model = AutoModelForTokenClassification.from_pretrained(folder)
@@ -325,6 +335,65 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     assert found.ece_before == pytest.approx(together["eval_ece_before"], abs=0.02)
     assert found.ece_after == pytest.approx(together["eval_ece_after"], abs=0.02)
     assert f"| {100 * together['eval_ece_after']:.2f} |" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_types_without_a_training_mention(tmp_path, caplog):
+    """Types of the evaluation documents alone get heads and count as missed; a warning names all that cannot be learnt."""
+    write_runne([Document(1, "Казань", (Entity(0, 6, "CITY"),))], tmp_path / "train.jsonl")
+    write_runne([Document(2, "Анна в Перми", (Entity(0, 4, "PERSON"), Entity(7, 12, "CITY")))], tmp_path / "dev.jsonl")
+    corpus = load_corpus(DataArguments(str(tmp_path), eval_split="dev"), seed=1)
+    assert corpus.entity_types == ["CITY", "PERSON"]
+    warn_of_unlearnable_types(corpus)
+    assert "find nothing: PERSON (1 in the evaluation documents)" in caplog.text
+    chosen = load_corpus(DataArguments(str(tmp_path), eval_split="dev", entity_types=["PERSON"]), seed=1)
+    assert chosen.entity_types == ["PERSON"]
+    caplog.clear()
+    warn_of_unlearnable_types(load_corpus(DataArguments(str(tmp_path), eval_split="dev", entity_types=["CITY"]), seed=1))
+    assert not caplog.text
+
+
+QUICK = "--max_steps 2 --bf16 false --report_to none --disable_tqdm true --cpu_threads 1 --eval_strategy no --save_strategy no"
+QUICK += " --load_best_model_at_end false --eval_split dev --max_length 48"
+
+
+def run_stage2(*argv):
+    load_recipe("stage2").main([*QUICK.split(), *map(str, argv)])
+
+
+def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, capsys):
+    """One document to train on; a second run knows LAW no more and adds CITY, with all that heads can start from."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    text = "Закон о мэре мэрии Перми"
+    law, person, city = Entity(0, 24, "LAW"), Entity(8, 12, "PERSON"), Entity(19, 24, "CITY")
+    for split in ("train", "dev"):
+        write_runne([Document(1, text, (law, Entity(0, 5, "LAW"), person)), Document(2, "", ())], corpus / f"{split}.jsonl")
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_stage2("--dataset", corpus, "--model_name_or_path", wordpiece_encoder, "--output_dir", first, "--levels", 1)
+    assert "not representable: 1" in capsys.readouterr().out  # LAW in LAW, with one level
+    for split in ("train", "dev"):
+        write_runne([Document(1, text, (person, city))], corpus / f"{split}.jsonl")
+    argv = ["--dataset", corpus, "--model_name_or_path", first, "--output_dir", second, "--levels", 2, "--learning_rate", 0]
+    run_stage2(*argv, "--head_learning_rate", 0, "--head_init", "centroids", "--level_conditioning", "all", "--ema_decay", 0.9)
+    printed = capsys.readouterr().out
+    assert "heads kept (1): PERSON\n" in printed and "heads left out (1): LAW\n" in printed
+    assert "heads new (3): CITY, CITY@2, PERSON@2\n" in printed
+    before, after = (AutoModelForTokenClassification.from_pretrained(folder) for folder in (first, second))
+    heads = before.config.heads.index("PERSON"), after.config.heads.index("PERSON")
+    kept = [x.classifier.weight.unflatten(0, (-1, 5))[head] for x, head in zip((before, after), heads, strict=True)]
+    assert torch.equal(*kept)
+    assert torch.equal(*(x.encoder.embeddings.word_embeddings.weight for x in (before, after)))
+    # Random rows have a length of about 0.02 x sqrt(32); a head that starts at a centroid points somewhere.
+    city_rows = after.classifier.weight.unflatten(0, (-1, 5))[after.config.heads.index("CITY")]
+    assert city_rows[1:].norm(dim=1).min() > 3 * city_rows[0].norm()
+
+
+def test_documents_without_words(tmp_path, wordpiece_encoder):
+    (tmp_path / "ners.txt").write_text("CITY\n", encoding="utf-8")
+    write_runne([Document(1, " \n"), Document(2, "")], tmp_path / "train.jsonl")
+    write_runne([Document(1, "Пермь", (Entity(0, 5, "CITY"),))], tmp_path / "dev.jsonl")
+    with pytest.raises(UsageError, match="training documents hold no word"):
+        run_stage2("--dataset", tmp_path, "--model_name_or_path", wordpiece_encoder, "--output_dir", tmp_path / "run")
 
 
 def load_recipe(name):
@@ -384,6 +453,11 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--loss", "supcon", "--overlap_weight", "2"], "supcon cannot honour overlap_weight"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
+        ("stage2", ["--level_conditioning", "some"], "level_conditioning.*'some'"),
+        ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),
+        ("stage2", ["--ema_decay", "nan"], "ema_decay must be a finite number"),
+        ("stage2", ["--rare_window_target", "inf"], "rare_window_target must be a finite number"),
+        ("stage2", ["--logit_adjustment", "-1"], "logit_adjustment must be 0 \\(off\\) or a positive number, got -1"),
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
         ("stage2", ["--max_length", "161"], "max_length 161"),
@@ -391,7 +465,7 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--margin", "inf"], "margin must be a finite number, got inf"),
         ("stage1", ["--learning_rate", "nan"], "learning_rate must be a finite number"),
         ("stage1", ["--label_smoothing_factor", "1"], "label_smoothing_factor must lie in"),
-        ("stage1", ["--metric_for_best_model", "micro_f1"], "metric_for_best_model micro_f1 .*pair_auc"),
+        ("stage1", ["--metric_for_best_model", "micro_f1"], "metric_for_best_model 'micro_f1' .*pair_auc"),
         ("stage2", ["--ce_weight", "inf"], "ce_weight must be a finite number"),
         ("stage2", ["--dice_smoothing", "nan"], "dice_smoothing must be a finite number"),
         ("stage2", ["--head_learning_rate", "nan"], "head_learning_rate must be a finite number"),

@@ -15,14 +15,15 @@ from transformers import AutoModel, AutoModelForTokenClassification, TrainerCall
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig
 from runne_coner.contrastive import ContrastiveTrainer
+from runne_coner.losses import balanced_head_weights
 from runne_coner.metric_losses import LOSSES
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
-from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
+from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_tokenizer
 from runne_coner.span_metrics import SpanMetricError
-from runne_coner.tagging import IGNORE_INDEX, SPECIAL
+from runne_coner.tagging import IGNORE_INDEX, SPECIAL, tag_log_frequencies
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from runne_coner.windows import WindowSettings
@@ -73,10 +74,11 @@ def stage2(wordpiece_encoder, corpus, tmp_path):
     train = bilou_view(corpus, tokenizer, TYPES, 3)
     evaluation = bilou_view(corpus, tokenizer, TYPES, 3, training=False)
 
-    def make(folder="stage2", levels=3, optimizers=(None, None), train=train, callbacks=None, **settings):
+    def make(folder="stage2", network=None, optimizers=(None, None), train=train, callbacks=None, **settings):
         args = NestedNerTrainingArguments(str(tmp_path / folder), **{**QUICK, **settings})
         torch.manual_seed(0)
-        config = CoNERConfig(entity_types=TYPES, few_shot_types=["DISEASE"], levels=levels, head_dropout=0.0)
+        network = {"levels": 3, "head_dropout": 0.0, **(network or {})}
+        config = CoNERConfig(entity_types=TYPES, few_shot_types=["DISEASE"], **network)
         return NestedNerTrainer(
             CoNERForTokenClassification.from_encoder(wordpiece_encoder, config),
             args,
@@ -476,6 +478,7 @@ def test_degenerate_batches_are_never_nan(stage1, kind, bf16):
     trainer.train_dataset = view
     with torch.autograd.set_detect_anomaly(True):
         trainer.train()
+    assert not torch.is_autocast_enabled("cpu")  # mixed precision ends with the forward pass
     assert len(logged(trainer, "loss")) == 2 and np.isfinite(logged(trainer, "loss")).all()
     assert np.isfinite(logged(trainer, "grad_norm")).all()
     assert all(torch.isfinite(value).all() for value in trainer.model.parameters())
@@ -582,3 +585,134 @@ def test_a_given_loss_is_used(stage2):
     assert logged(trainer, "loss") == [7.0, 7.0] and logged(trainer, "my_part") == [3.0, 3.0]
     assert trainer.evaluate()["eval_my_part"] == 3.0
     assert torch.equal(model.classifier.weight, trainer.model.classifier.weight)
+
+
+# -- Options of stage 2 beyond the paper --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["type", "all"])
+def test_conditioning_of_levels_is_trained_like_the_heads(stage2, scope):
+    trainer = stage2(network={"level_conditioning": scope}, max_steps=3, learning_rate=1e-4, head_learning_rate=5e-3)
+    rates = {id(value): group["lr"] for group in trainer.create_optimizer().param_groups for value in group["params"]}
+    assert rates[id(trainer.model.conditioning.weight)] == 5e-3
+    trainer.train()
+    assert (trainer.model.conditioning.weight != 0).flatten(1).any(dim=1).all()
+
+
+def test_rare_windows_are_seen_more_often(stage2):
+    """With length grouping, and without touching the dataset that was given."""
+    plain, repeated = stage2(), stage2(rare_window_target=60)
+    dataset = repeated.train_dataset
+    counts = [sum(len(batch["labels"]) for batch in trainer.get_train_dataloader()) for trainer in (plain, repeated)]
+    assert counts[0] == len(dataset) < counts[1] < 8 * len(dataset)
+    assert repeated.train_dataset is dataset
+    repeated.args.max_steps = 2
+    repeated.train()
+    assert len(logged(repeated, "loss")) == 2
+    with pytest.raises(ValueError, match="rare_window_target"):
+        stage2(rare_window_target=-1)
+
+
+def test_layers_have_learning_rates_of_their_own(stage2):
+    trainer = stage2(learning_rate=1e-4, head_learning_rate=5e-3, layer_decay=0.5, max_steps=2, lr_scheduler_type="constant")
+    optimizer = trainer.create_optimizer()
+    rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
+    expected = {"embeddings": 0.25e-4, "layer.0.": 0.5e-4, "layer.1.": 1e-4, "classifier": 5e-3}
+    for name, value in trainer.model.named_parameters():
+        assert rates[id(value)] == pytest.approx(next(rate for part, rate in expected.items() if part in name)), name
+    trainer.train()
+    assert logged(trainer, "learning_rate")[0] == pytest.approx(1e-4)
+
+
+AVERAGED = {"ema_decay": 0.8, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+
+
+def test_averaged_weights_are_evaluated_saved_and_left(stage2, tmp_path):
+    class Keeper(TrainerCallback):
+        seen = []
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            self.seen.append(weights(model))
+
+    trainer = stage2(callbacks=[Keeper()], eval_strategy="steps", eval_steps=2, **AVERAGED)
+    average = weights(trainer.model)
+    trainer.train()
+    for step, seen in enumerate(Keeper.seen, start=1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * value for name, value in seen.items()}
+    assert len(Keeper.seen) == 4
+    saved = CoNERForTokenClassification.from_pretrained(tmp_path / "stage2" / "checkpoint-4")
+    for name, value in trainer.model.named_parameters():
+        torch.testing.assert_close(value, average[name])
+        assert torch.equal(value, dict(saved.named_parameters())[name]) and not torch.equal(value, Keeper.seen[-1][name])
+    last = logged(trainer, "eval_loss")[-1]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(last)
+    trainer.model.load_state_dict(Keeper.seen[-1])
+    assert trainer.evaluate()["eval_loss"] != pytest.approx(last, rel=1e-6)
+
+
+def test_resumed_averages_end_where_the_uninterrupted_ones_do(stage2):
+    whole = stage2("whole", **AVERAGED)
+    whole.train()
+    resumed = stage2("resumed", **AVERAGED)  # made after that training, as both start from the same random state
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(value, dict(resumed.model.named_parameters())[name]), name
+
+
+def test_the_best_average_is_loaded(stage2):
+    settings = {**AVERAGED, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    trainer = stage2(metric_for_best_model="inner_same_recall", learning_rate=5e-3, **settings | {"max_steps": 6})
+    trainer.train()
+    scores = logged(trainer, "eval_inner_same_recall")
+    assert trainer.state.best_metric == max(scores) == trainer.evaluate()["eval_inner_same_recall"]
+
+
+def test_second_looks_at_a_batch_are_trained_on_and_logged(stage2):
+    dropout = {"head_dropout": 0.5}
+    settings = {"max_steps": 2, "gradient_accumulation_steps": 2, "dice_weight": 0.0, "ce_weight": 1.0}
+    plain, fgm, rdrop = (
+        stage2(network=dropout, **settings, **more) for more in ({}, {"fgm_epsilon": 2.0}, {"rdrop_weight": 3.0})
+    )
+    for trainer in (plain, fgm, rdrop):
+        trainer.train()
+    assert logged(plain, "adversarial_loss") == logged(plain, "rdrop_loss") == []
+    adversarial, divergence = logged(fgm, "adversarial_loss"), logged(rdrop, "rdrop_loss")
+    assert len(adversarial) == len(divergence) == 2 and min(divergence) > 0
+    # What is reported as the loss, and as its part, is that of the unperturbed pass.
+    assert logged(fgm, "loss") == pytest.approx(logged(fgm, "ce_loss"), abs=1e-3)
+    total = np.array(logged(rdrop, "ce_loss")) + 3.0 * np.array(divergence)
+    assert logged(rdrop, "loss") == pytest.approx(total, abs=1e-3)
+    for other in (fgm, rdrop):
+        assert not torch.equal(plain.model.classifier.weight, other.model.classifier.weight)
+        assert "eval_rdrop_loss" not in (metrics := other.evaluate()) and "eval_adversarial_loss" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("layer_decay", 0), ("layer_decay", 1.1), ("ema_decay", 1), ("fgm_epsilon", -1), ("rdrop_weight", -1)]
+)
+def test_options_of_the_optimiser_out_of_range(stage2, name, value):
+    with pytest.raises(ValueError, match=name):
+        stage2(**{name: value})
+
+
+def test_frequencies_of_the_training_set_reach_the_loss(stage2):
+    trainer = stage2(head_weighting="balanced", logit_adjustment=0.5, ce_form="focal", focal_gamma=1.5, max_steps=2)
+    counts = count_tags(trainer.train_dataset)
+    assert trainer.loss.head_weights.numpy() == pytest.approx(balanced_head_weights(counts), rel=1e-5)
+    assert trainer.loss.logit_offsets.numpy() == pytest.approx(0.5 * tag_log_frequencies(counts), rel=1e-5)
+    assert (trainer.loss.ce_form, trainer.loss.focal_gamma) == ("focal", 1.5)
+    trainer.train()
+    assert np.isfinite(logged(trainer, "loss")).all()
+    plain = stage2()
+    assert plain.loss.head_weights is None and plain.loss.logit_offsets is None
+    with pytest.raises(ValueError, match="train_dataset"):
+        stage2(train=None, logit_adjustment=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ce_form", "x"), ("head_weighting", "x"), ("focal_gamma", -1), ("logit_adjustment", -0.1)]
+)
+def test_options_of_the_loss_out_of_range(stage2, name, value):
+    with pytest.raises(ValueError, match=name):
+        stage2(**{name: value})
