@@ -33,8 +33,9 @@ demo: $(STAMP)
 	$(LAUNCH) recipes/stage2.py $(SETTINGS)
 	$(BIN)/python recipes/evaluation.py
 
+# Two processes, as most tests keep one core busy; the tests of a file stay in one process and share what it has made.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

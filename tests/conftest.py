@@ -12,6 +12,12 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Roberta
 
 from runne_coner.documents import FEATURES
 
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # A core for each test process and what it starts: trainings that share all cores would wait for each other.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
+    torch.set_num_threads(1)
+
 settings.register_profile(
     "runne_coner",
     max_examples=60,
