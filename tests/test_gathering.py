@@ -81,12 +81,15 @@ def test_two_processes_equal_one_with_the_larger_batch(views, wordpiece_encoder,
         timings = ("runtime", "per_second", "preparation_time", "eval_loss")
         scores = [key for key in one_metrics if not key.endswith(timings)]
         assert len(scores) >= 9 and {key for key in two_metrics if not key.endswith(timings)} == set(scores)
+        if CASES[name][1] == "masked_matrix":
+            # Spans at other positions of their windows are all equally far: which are nearest is a matter of rounding.
+            scores.remove("eval_neighbour_accuracy")
         assert [two_metrics[key] for key in scores] == pytest.approx([one_metrics[key] for key in scores], abs=1e-4), name
 
 
 def test_one_process_gathers_nothing():
     embeddings = torch.randn(3, 4, requires_grad=True)
     columns = {"types": torch.tensor([0, 1, 1]), "spans": torch.zeros(3, 3, dtype=torch.long)}
-    assert list(columns) == SPAN_COLUMNS
+    assert columns.keys() < set(SPAN_COLUMNS)
     found, same = gather_spans(Accelerator(cpu=True), embeddings, columns, 2)
     assert found is embeddings and same is columns

@@ -564,9 +564,7 @@ def test_runne_becomes_both_views():
     total = sum(map(len, truth))
     assert total == 27_727
     for levels, share in ((1, 0.915), (2, 0.992), (3, 0.9988)):
-        start = time.perf_counter()
         view = bilou_view(corpus["train"], tokenizer, types, levels)
-        assert time.perf_counter() - start < 30
         lost = sum(lost_counts(view).values())
         assert 1 - lost / total == pytest.approx(share, abs=0.001)
     assert sum(view["length"][:]) == pytest.approx(214_000, rel=0.01)
