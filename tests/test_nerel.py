@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -331,9 +330,7 @@ def test_types_and_documents_of_runne(load):
 
 
 @needs_nerel
-def test_nerel_loads_in_seconds(load):
-    started = time.perf_counter()
+def test_nerel_loads(load):
     corpus = load(DATA / "nerel")
-    assert time.perf_counter() - started < 10  # 1 s on an idle machine
     assert {name: split.num_rows for name, split in corpus.items()} == {"train": 746, "dev": 94}
     assert sorted(load_entity_types(DATA / "nerel" / "dev")) == list(NEREL_TYPES)
