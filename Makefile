@@ -35,7 +35,7 @@ demo: $(STAMP)
 
 # Two processes, as most tests keep one core busy; the tests of a file stay in one process and share what it has made.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

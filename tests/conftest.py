@@ -18,6 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
     torch.set_num_threads(1)
 
+
+def pytest_collection_modifyitems(items):
+    # The commands of the README take longest: they go first, and another process does the rest meanwhile.
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 settings.register_profile(
     "runne_coner",
     max_examples=60,
