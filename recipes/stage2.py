@@ -219,8 +219,7 @@ def main(argv: list[str]) -> None:
     if trainer.is_world_process_zero():
         print(f"stage 2 left its model in {training.output_dir}")
     # A process that ends while another still talks to it, or with its process group alive, may be aborted in its last moment.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.leave_processes()
 
 
 if __name__ == "__main__":

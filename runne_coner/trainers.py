@@ -85,6 +85,17 @@ class SpanTrainer(Trainer):
     def _save_arguments(self, folder: Path) -> None:
         write_text(folder / "training_args.json", json.dumps(public_arguments(self.args), indent=2))
 
+    def leave_processes(self) -> None:
+        """End the process group, together with the other processes; the last thing a program with several does.
+
+        The wrapped network goes first. Were it what keeps the gloo group alive, the group would end with Python's lock held,
+        and wait for a thread of its own that waits for the lock (seen as a process that hangs in `~ProcessGroupGloo`).
+        """
+        self.accelerator.wait_for_everyone()
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     # The Trainer's own pushes upload whole folders, at every checkpoint and before there are scores. Here `--push_to_hub`
     # makes sure at the start that the repository can be written to, and `push_to_hub` uploads once, what `hub.read_folder`
     # says and nothing else; `hub_strategy` has no effect.

@@ -7,6 +7,7 @@ For each case of the settings it leaves the gradients of the first step, the los
 
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -55,8 +56,10 @@ def main(settings_file: str, folder: str) -> None:
     settings = json.loads(Path(settings_file).read_text(encoding="utf-8"))
     for case in settings["cases"]:
         trainer = run(case, settings, Path(folder))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    wrapped = weakref.ref(trainer.model_wrapped)
+    trainer.leave_processes()
+    # Nothing may keep what DDP wrapped around the network: it would end the process group later, and might hang in it.
+    assert wrapped() in (None, trainer.model)
 
 
 if __name__ == "__main__":
