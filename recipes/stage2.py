@@ -9,6 +9,7 @@ It leaves a model in `output_dir` that `AutoModelForTokenClassification` and `ru
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,10 +32,11 @@ from runne_coner.calibration import calibrate
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
+from runne_coner.corpora import read_dictionary
 from runne_coner.documents import from_row
 from runne_coner.encoders import resolve_encoder
 from runne_coner.entity_swap import SwapSettings, swapped_documents
-from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
+from runne_coner.initialization import at_label_names, start_at_centroids, take_heads, type_centroids, words_of_types
 from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
@@ -44,6 +46,7 @@ from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
 from runne_coner.viterbi import count_view_transitions, counted_priors
 
+HEAD_INITS = ("random", "centroids", "label_names")
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "stage2.yaml"
 
 
@@ -74,12 +77,22 @@ class Stage2Arguments(EncoderArguments):
 
     head_init: str = field(
         default="random",
-        metadata={"help": "Directions in which the heads start: 'random', or 'centroids' of the types in the encoder's space."},
+        metadata={
+            "help": "Directions in which the heads start: 'random', 'centroids' of the types in the encoder's space, or"
+            " 'label_names': those of their names there."
+        },
+    )
+
+    label_words: dict | str | None = field(
+        default=None,
+        metadata={"help": "Words for types, for head_init label_names: {TYPE: words} as JSON, or a JSON or YAML file of it."},
     )
 
     def __post_init__(self):
-        if self.head_init not in ("random", "centroids"):
-            raise ValueError(f"head_init must be 'random' or 'centroids', got {self.head_init!r}")
+        if self.head_init not in HEAD_INITS:
+            raise ValueError(f"head_init must be one of {HEAD_INITS}, got {self.head_init!r}")
+        if self.label_words is not None and self.head_init != "label_names":
+            raise ValueError("label_words are for head_init label_names; give that as well, or leave them out")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:
@@ -102,6 +115,14 @@ def calibrate_saved_model(trainer: NestedNerTrainer, documents: Dataset) -> dict
     trainer.model.config.score_temperature = found.score_temperature
     trainer.model.config.save_pretrained(arguments.output_dir)
     return {f"eval_{name}": value for name, value in asdict(found).items()}
+
+
+def given_words(entity_types: list[str], setting: dict | str | None) -> list[str]:
+    """The words for each type that `label_words` gives, or its name."""
+    given, where = read_dictionary(setting, "label_words")
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{where}: expected {{TYPE: words}}, got {given!r}")
+    return words_of_types(entity_types, given)
 
 
 def start_model(
@@ -129,10 +150,12 @@ def start_model(
     if network.head_bias == "frequency":
         # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
         model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment, heads=list(new))
-    if network.head_init == "centroids" and len(new):
+    if network.head_init != "random" and len(new):
         model.to(training.device)
         collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size
         centroids = type_centroids(model, train, len(config.entity_types), collator, size)
+        if network.head_init == "label_names":
+            centroids = at_label_names(centroids, model, tokenizer, given_words(config.entity_types, network.label_words))
         start_at_centroids(model, centroids, heads=new)
     return model
 
