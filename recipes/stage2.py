@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 
 from runne_coner.arguments import (
     CardArguments,
+    Corpus,
     DataArguments,
     EncoderArguments,
     UsageError,
@@ -160,6 +161,86 @@ def start_model(
     return model
 
 
+@dataclass
+class Views:
+    """What stage 2 reads: `corpus` as BILOU views `train` and `evaluation`; `metrics` names what an evaluation gives.
+
+    `swapped` are the copies of training windows that `swap_target` asks for.
+    """
+
+    corpus: Corpus
+    encoder: str
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset
+    evaluation: Dataset
+    metrics: list[str]
+    swapped: Dataset | None
+
+
+def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNerTrainingArguments) -> Views:
+    """Documents and encoder, as the settings say.
+
+    Raises:
+        UsageError, documents.CorpusError: a setting or a corpus is wrong.
+    """
+    corpus = load_corpus(data, training.seed)
+    warn_of_unlearnable_types(corpus)
+    encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
+    tokenizer = load_tokenizer(encoder, **network.hub_options())
+    types, levels = corpus.entity_types, network.levels
+    metrics = ["loss", "ce_loss", "dice_loss", *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
+    check_best_metric(training.metric_for_best_model, metrics)
+    train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
+    report_lost_entities(train, corpus.train, "training")
+    evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
+    report_lost_entities(evaluation, corpus.evaluation, "evaluation")
+    for view, role in ((train, "training"), (evaluation, "evaluation")):
+        if len(view) == 0:
+            raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
+    swapped = None
+    if training.swap_target:
+        swaps = SwapSettings(training.swap_target, training.swap_probability, training.swap_agreement)
+        copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
+        swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
+    # Windows of one length side by side need no padding.
+    return Views(corpus, encoder, tokenizer, train, evaluation.sort("length"), metrics, swapped)
+
+
+def make_model(
+    views: Views, data: DataArguments, network: Stage2Arguments, training: NestedNerTrainingArguments
+) -> CoNERForTokenClassification:
+    """The network that the settings describe, before training."""
+    counted = network.transitions == "counted"
+    config = CoNERConfig(
+        entity_types=views.corpus.entity_types,
+        few_shot_types=views.corpus.few_shot_types,
+        levels=network.levels,
+        level_conditioning=network.level_conditioning,
+        head_dropout=network.head_dropout,
+        max_length=data.max_length,
+        max_sentences=data.max_sentences,
+        stride=data.stride,
+        transition_priors=counted_priors(count_view_transitions(views.train)).tolist() if counted else None,
+    )
+    return start_model(config, views.encoder, views.train, views.tokenizer, network, training)
+
+
+def make_trainer(views: Views, training: NestedNerTrainingArguments, *, model=None, model_init=None) -> NestedNerTrainer:
+    """The Trainer of a network, or of those that `model_init` makes (see `Trainer`)."""
+    corpus = views.corpus
+    return NestedNerTrainer(
+        model,
+        training,
+        model_init=model_init,
+        train_dataset=views.train,
+        swapped_windows=views.swapped,
+        eval_dataset=views.evaluation,
+        data_collator=BilouCollator(views.tokenizer),
+        processing_class=views.tokenizer,
+        compute_metrics=make_compute_metrics(views.evaluation, corpus.evaluation, corpus.entity_types, corpus.few_shot_types),
+    )
+
+
 def main(argv: list[str]) -> None:
     data, network, training, card = parse_settings(
         argv, [DataArguments, Stage2Arguments, NestedNerTrainingArguments, CardArguments], DEFAULT_CONFIG, __doc__
@@ -170,53 +251,11 @@ def main(argv: list[str]) -> None:
 
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):
-        corpus = load_corpus(data, training.seed)
-        warn_of_unlearnable_types(corpus)
-        encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
-        tokenizer = load_tokenizer(encoder, **network.hub_options())
-        types, levels = corpus.entity_types, network.levels
-        scores = metric_names(corpus.evaluation, types, corpus.few_shot_types)
-        check_best_metric(training.metric_for_best_model, ["loss", "ce_loss", "dice_loss", *scores])
-        train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
-        report_lost_entities(train, corpus.train, "training")
-        evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
-        report_lost_entities(evaluation, corpus.evaluation, "evaluation")
-        for view, role in ((train, "training"), (evaluation, "evaluation")):
-            if len(view) == 0:
-                raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
-        swapped = None
-        if training.swap_target:
-            swaps = SwapSettings(training.swap_target, training.swap_probability, training.swap_agreement)
-            copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
-            swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
-        # Windows of one length side by side need no padding.
-        evaluation = evaluation.sort("length")
+        views = load_views(data, network, training)
+    corpus = views.corpus
 
     # -- Training -------------------------------------------------------------------------------------------------------
-    config = CoNERConfig(
-        entity_types=types,
-        few_shot_types=corpus.few_shot_types,
-        levels=levels,
-        level_conditioning=network.level_conditioning,
-        head_dropout=network.head_dropout,
-        max_length=data.max_length,
-        max_sentences=data.max_sentences,
-        stride=data.stride,
-        transition_priors=(
-            counted_priors(count_view_transitions(train)).tolist() if network.transitions == "counted" else None
-        ),
-    )
-    model = start_model(config, encoder, train, tokenizer, network, training)
-    trainer = NestedNerTrainer(
-        model,
-        training,
-        train_dataset=train,
-        swapped_windows=swapped,
-        eval_dataset=evaluation,
-        data_collator=BilouCollator(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=make_compute_metrics(evaluation, corpus.evaluation, types, corpus.few_shot_types),
-    )
+    trainer = make_trainer(views, training, model=make_model(views, data, network, training))
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
     # -- Results --------------------------------------------------------------------------------------------------------
@@ -235,12 +274,12 @@ def main(argv: list[str]) -> None:
             network,
             training,
             card,
-            lost=lost_entities(train),
-            windows=len(train),
+            lost=lost_entities(views.train),
+            windows=len(views.train),
             seconds=result.metrics["train_runtime"],
             metrics=metrics,
         )
-        record_facts(training.output_dir, "stage2", facts, encoder)
+        record_facts(training.output_dir, "stage2", facts, views.encoder)
     trainer.create_model_card()
     if training.push_to_hub:
         address = trainer.push_to_hub()
