@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "gradient_cache": set(),
     "gathering": set(),
     "modeling": {"configuration", "gradient_cache", "onnx_model", "tagging"},
-    "initialization": {"modeling", "collators", "tagging"},
+    "initialization": {"collators", "documents", "modeling", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},
