@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+import time
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
 from runne_coner.nerel import SAMPLE
 
@@ -41,3 +43,12 @@ def test_stage1_measures_the_memory_of_a_step(stage1, wordpiece_encoder, chunk_s
     stage1.measure_memory(Namespace(documents=str(SAMPLE / "train.jsonl"), model=wordpiece_encoder, memory=(8, chunk_size)))
     megabytes, seconds = map(float, capsys.readouterr().out.split())
     assert megabytes >= 0 and seconds > 0
+
+
+def test_stage1_peak_memory_is_that_of_the_moment(stage1):
+    with stage1.PeakMemory() as memory:
+        block = torch.ones(64 * 2**20)  # 256 MiB
+        time.sleep(0.1)
+        del block
+        time.sleep(0.1)
+    assert 200 < memory.added / 2**20 < 400
