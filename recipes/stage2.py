@@ -33,6 +33,7 @@ from runne_coner.collators import BilouCollator
 from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
 from runne_coner.documents import from_row
 from runne_coner.encoders import resolve_encoder
+from runne_coner.entity_swap import SwapSettings, swapped_documents
 from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
 from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
@@ -160,6 +161,11 @@ def main(argv: list[str]) -> None:
         for view, role in ((train, "training"), (evaluation, "evaluation")):
             if len(view) == 0:
                 raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
+        swapped = None
+        if training.swap_target:
+            swaps = SwapSettings(training.swap_target, training.swap_probability, training.swap_agreement)
+            copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
+            swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
         # Windows of one length side by side need no padding.
         evaluation = evaluation.sort("length")
 
@@ -182,6 +188,7 @@ def main(argv: list[str]) -> None:
         model,
         training,
         train_dataset=train,
+        swapped_windows=swapped,
         eval_dataset=evaluation,
         data_collator=BilouCollator(tokenizer),
         processing_class=tokenizer,

@@ -40,11 +40,20 @@ def repeat_factors(counts: np.ndarray, target: float, most: int = MOST_REPEATS) 
     return np.sqrt(target / rarest).clip(1.0, most)
 
 
-def repeat_rare_windows(view: Dataset, num_types: int, target: float, seed: int, most: int = MOST_REPEATS) -> Dataset:
-    """A BILOU view in which windows with rare types stand several times (see `repeat_factors`).
+def window_copies(view: Dataset, num_types: int, target: float, seed: int, most: int = MOST_REPEATS) -> np.ndarray:
+    """How often each window of a BILOU view stands in an epoch: int64 `(windows,)`, at least 1 (see `repeat_factors`).
 
-    The fractional part of a factor is the chance of one more copy, drawn once with `seed`; so every process of a run, and a
-    resumed run, has the same rows. Copies stand side by side; samplers that shuffle or group by length treat them as rows.
+    The fractional part of a factor is the chance of one more copy, drawn once with `seed`.
+    """
+    factors = repeat_factors(mention_counts(view, num_types), target, most)
+    return np.floor(factors + np.random.default_rng(seed).random(len(factors))).astype(np.int64)
+
+
+def repeat_rare_windows(view: Dataset, num_types: int, target: float, seed: int, most: int = MOST_REPEATS) -> Dataset:
+    """A BILOU view in which windows with rare types stand several times (see `window_copies`).
+
+    Every process of a run, and a resumed run, has the same rows. Copies stand side by side; samplers that shuffle or group by
+    length treat them as rows.
 
     Args:
         view: from `preprocessing.bilou_view`.
@@ -53,6 +62,4 @@ def repeat_rare_windows(view: Dataset, num_types: int, target: float, seed: int,
     """
     if not target:
         return view
-    factors = repeat_factors(mention_counts(view, num_types), target, most)
-    copies = np.floor(factors + np.random.default_rng(seed).random(len(factors))).astype(np.int64)
-    return view.select(np.repeat(np.arange(len(view)), copies))
+    return view.select(np.repeat(np.arange(len(view)), window_copies(view, num_types, target, seed, most)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
@@ -190,6 +190,10 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     Args:
         loss: default `named_entity_loss(args, train_dataset)`.
+        swapped_windows: BILOU view of the copies that `swap_target` asks for (`entity_swap.swapped_documents`); they are
+            trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
+    Raises:
+        ValueError: `swap_target` without `swapped_windows`.
     """
 
     def __init__(
@@ -198,12 +202,16 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         args: NestedNerTrainingArguments,
         *,
         loss: nn.Module | None = None,
+        swapped_windows: Dataset | None = None,
         **kwargs,
     ):
+        if args.swap_target and swapped_windows is None:
+            raise ValueError("swap_target needs the copies with other mentions; give swapped_windows, or leave it out")
         loss = loss or named_entity_loss(args, kwargs.get("train_dataset"))
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+        self.swapped_windows = swapped_windows
         self._attacked = False
 
     def get_train_dataloader(self):
@@ -211,6 +219,8 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         num_types = len(self.model.config.entity_types)
         try:
             self.train_dataset = repeat_rare_windows(windows, num_types, self.args.rare_window_target, self.args.seed)
+            if self.swapped_windows is not None:
+                self.train_dataset = concatenate_datasets([self.train_dataset, self.swapped_windows])
             return super().get_train_dataloader()
         finally:
             self.train_dataset = windows

@@ -14,12 +14,13 @@ from .pair_weights import MININGS
 
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
+SWAP_AGREEMENTS = ("none", "pymorphy3")
 SAMPLING_STRATEGIES = ("group_by_length", "by_type", "random", "sequential", "batch_rebalance")
 _NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining": "none"}
 """Options of the choice of pairs of a batch, with the values that change nothing."""
 _OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
 """Options that only the DBL loss has, with their defaults."""
-_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_window_target", "fgm_epsilon", "rdrop_weight")
+_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_window_target", "swap_target", "fgm_epsilon", "rdrop_weight")
 """Options of stage 2 that change nothing at 0, and grow from there."""
 
 
@@ -207,6 +208,11 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     Parameters that control what is trained on:
         rare_window_target: windows with a type of fewer mentions stand several times in an epoch, see
             `sampling.repeat_factors`; 0 leaves all windows single.
+        swap_target: such windows are joined by as many copies in which mentions are replaced by others of their type, see
+            `entity_swap`; 0 is off. It may be combined with `rare_window_target`.
+        swap_probability: chance of every mention of a copy to be replaced.
+        swap_agreement: `pymorphy3` replaces Russian mentions only by those that may stand in the same case and number
+            (`morphology.Readings`); `none`.
 
     Parameters that control the optimiser:
         head_learning_rate: peak learning rate of the heads; `learning_rate` is the encoder's.
@@ -242,6 +248,17 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     rare_window_target: float = field(
         default=0.0,
         metadata={"help": "Repeat windows whose rarest type has n mentions sqrt(target / n) times, 1 to 8; 0 = off (try 300)."},
+    )
+    swap_target: float = field(
+        default=0.0,
+        metadata={"help": "Add copies of windows as rare_window_target repeats them, with other mentions; 0 = off (try 300)."},
+    )
+    swap_probability: float = field(
+        default=0.5, metadata={"help": "Chance of a mention of such a copy to be replaced by another of its type."}
+    )
+    swap_agreement: str = field(
+        default="none",
+        metadata={"help": "What a replacement must agree in: case and number by 'pymorphy3' (Russian), or 'none'."},
     )
     head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
     layer_decay: float = field(
@@ -282,5 +299,18 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
         if self.head_weighting not in HEAD_WEIGHTINGS:
             raise ValueError(f"head_weighting must be one of {HEAD_WEIGHTINGS}, got {self.head_weighting!r}")
+        self._check_swaps()
         if self.head_learning_rate < 0:
             raise ValueError(f"head_learning_rate must not be negative, got {self.head_learning_rate}")
+
+    def _check_swaps(self) -> None:
+        if not 0.0 < self.swap_probability <= 1.0:
+            raise ValueError(f"swap_probability must lie in (0, 1], got {self.swap_probability}; swap_target 0 swaps nothing")
+        if self.swap_agreement not in SWAP_AGREEMENTS:
+            raise ValueError(f"swap_agreement must be one of {SWAP_AGREEMENTS}, got {self.swap_agreement!r}")
+        if self.swap_agreement != "none" and not self.swap_target:
+            raise ValueError(f"swap_agreement {self.swap_agreement} says how mentions are swapped; give a swap_target as well")
+        if self.swap_agreement == "pymorphy3" and importlib.util.find_spec("pymorphy3") is None:
+            raise ValueError(
+                'swap_agreement pymorphy3 needs pymorphy3: pip install "runne-coner[augmentation]", or take swap_agreement none'
+            )

@@ -44,6 +44,8 @@ MAY_IMPORT = {
     "optimization": {"files"},
     "perturbation": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows", "outside"},
+    "morphology": set(),
+    "entity_swap": {"documents", "morphology", "preprocessing", "sampling"},
     "pairs": {"preprocessing"},
     "collators": {"preprocessing", "tagging"},
     "gradient_cache": set(),
