@@ -24,6 +24,7 @@ from runne_coner.collators import EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig
 from runne_coner.documents import FEATURES, read_documents, to_row
 from runne_coner.encoders import resolve_encoder
+from runne_coner.gathering import SPAN_COLUMNS
 from runne_coner.losses import DistanceBasedLogisticLoss
 from runne_coner.modeling import EntityEncoder
 from runne_coner.nerel import SAMPLE
@@ -45,8 +46,8 @@ class Step:
     def __call__(self, batch: dict, chunk_size: int = 0) -> dict[str, float]:
         """One step; seconds in all, and of the loss with its backward pass down to the embeddings; pairs compared."""
         start = time.perf_counter()
-        windows = {name: value for name, value in batch.items() if name not in ("types", "same")}
-        embeddings = self.model(**windows, chunk_size=chunk_size).span_embeddings
+        windows = {name: value for name, value in batch.items() if name not in SPAN_COLUMNS and name != "same"}
+        embeddings = self.model(**windows, spans=batch["spans"], chunk_size=chunk_size).span_embeddings
         encoded = time.perf_counter()
         # The embeddings' gradient is made apart from the encoder's, so that the clock can stand between them.
         leaf = embeddings.detach().requires_grad_()

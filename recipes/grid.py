@@ -90,7 +90,7 @@ class ExperimentArguments:
             raise ValueError(
                 f"figure_words must be at least 20 and resamples at least 1, got {self.figure_words} and {self.resamples}"
             )
-        self.stage1, self.stage2 = _dictionary("stage1", self.stage1), _dictionary("stage2", self.stage2)
+        self.stage1, self.stage2 = dictionary_setting("stage1", self.stage1), dictionary_setting("stage2", self.stage2)
 
 
 def is_hub_id(encoder: str) -> bool:
@@ -108,7 +108,12 @@ def folder_name(encoder: str) -> str:
     return re.sub(r"[^\w.-]", "_", shown_name(encoder).replace("/", "--")) or "encoder"
 
 
-def _dictionary(name: str, value: dict | str | None) -> dict:
+def dictionary_setting(name: str, value: dict | str | None) -> dict:
+    """A setting that a YAML file gives as a dictionary and the command line as JSON.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if value is None or isinstance(value, dict):
         return value or {}
     try:
@@ -273,8 +278,8 @@ def _differences(cell: Cell, stage: str, wanted: dict) -> list[str]:
     return [f"{key} was {recorded.get(key)!r}, is {wanted.get(key)!r}" for key in keys if recorded.get(key) != wanted.get(key)]
 
 
-def config_path(argv: list[str]) -> Path:
+def config_path(argv: list[str], default: Path = DEFAULT_CONFIG) -> Path:
     """The file that `parse_settings` reads."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", default=str(DEFAULT_CONFIG))
+    parser.add_argument("--config", default=str(default))
     return Path(parser.parse_known_args(argv)[0].config)

@@ -8,14 +8,17 @@ It leaves a plain encoder with its tokenizer in `output_dir`, which recipes/stag
 """
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import set_seed
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from runne_coner.arguments import (
     CardArguments,
+    Corpus,
     DataArguments,
     EncoderArguments,
     UsageError,
@@ -93,6 +96,77 @@ class Stage1Arguments(EncoderArguments):
             raise UsageError("loss n_pairs compares types that have a positive pair: outside must be class or none")
 
 
+@dataclass
+class Views:
+    """What stage 1 reads: `corpus` as entity views `train` (of pairs, in mode `sampled`) and `evaluation`.
+
+    `lost` and `windows` are of the training documents before pairs were drawn; `negatives_only` is the type (O) whose spans
+    are no positives of each other, if there is one.
+    """
+
+    corpus: Corpus
+    encoder: str
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset
+    evaluation: Dataset
+    lost: dict[str, Counter]
+    windows: int
+    negatives_only: int | None
+
+
+def load_views(data: DataArguments, network: Stage1Arguments, training: ContrastiveTrainingArguments) -> Views:
+    """Documents and encoder, as the settings say.
+
+    Raises:
+        UsageError, documents.CorpusError: a setting or a corpus is wrong.
+    """
+    corpus = load_corpora(data, network.extra_datasets or [], network.type_mapping, training.seed)
+    encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
+    tokenizer = load_tokenizer(encoder, **network.hub_options())
+    num_types, outside = len(corpus.entity_types), network.outside_spans(training.seed)
+    negatives_only = num_types if network.outside == "negative" else None
+    train = entity_view(corpus.train, tokenizer, corpus.entity_types, data.windows, outside)
+    report_lost_entities(train, corpus.train, "training")
+    lost, windows = lost_entities(train), len(train)
+    evaluation = entity_view(corpus.evaluation, tokenizer, corpus.entity_types, data.windows, outside)
+    check_pairs(train, evaluation, training.loss, negatives_only)
+    # The loss is that of the pairs within evaluation batches: these should not be of one document each.
+    evaluation = evaluation.shuffle(seed=training.seed)
+    if training.pair_mode == "sampled":
+        train = entity_pair_view(train, num_types, network.num_pairs, training.positive_weight, training.seed)
+    return Views(corpus, encoder, tokenizer, train, evaluation, lost, windows, negatives_only)
+
+
+def make_model(views: Views, data: DataArguments, network: Stage1Arguments) -> EntityEncoder:
+    """The network that the settings describe, before training."""
+    config = CoNERConfig(
+        span_pooling=network.span_pooling,
+        projection_size=network.projection_size,
+        max_length=data.max_length,
+        max_sentences=data.max_sentences,
+        stride=data.stride,
+    )
+    return EntityEncoder.from_encoder(views.encoder, config, **network.hub_options())
+
+
+def make_trainer(views: Views, training: ContrastiveTrainingArguments, *, model=None, model_init=None) -> ContrastiveTrainer:
+    """The Trainer of a network, or of those that `model_init` makes (see `Trainer`)."""
+    corpus, sampled = views.corpus, training.pair_mode == "sampled"
+    annotated = None if corpus.annotated is None else torch.from_numpy(corpus.annotated)
+    return ContrastiveTrainer(
+        model,
+        training,
+        model_init=model_init,
+        train_dataset=views.train,
+        eval_dataset=views.evaluation,
+        data_collator=EntityCollator(views.tokenizer),
+        pair_collator=EntityPairCollator(views.tokenizer) if sampled else None,
+        entity_types=corpus.entity_types,
+        pair_weighting=PairWeighting.of(training, negatives_only=views.negatives_only, annotated=annotated),
+        processing_class=views.tokenizer,
+    )
+
+
 def main(argv: list[str]) -> None:
     data, network, training, card = parse_settings(
         argv, [DataArguments, Stage1Arguments, ContrastiveTrainingArguments, CardArguments], DEFAULT_CONFIG, __doc__
@@ -104,44 +178,10 @@ def main(argv: list[str]) -> None:
 
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):
-        corpus = load_corpora(data, network.extra_datasets or [], network.type_mapping, training.seed)
-        encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
-        tokenizer = load_tokenizer(encoder, **network.hub_options())
-        num_types, outside = len(corpus.entity_types), network.outside_spans(training.seed)
-        negatives_only = num_types if network.outside == "negative" else None
-        train = entity_view(corpus.train, tokenizer, corpus.entity_types, data.windows, outside)
-        report_lost_entities(train, corpus.train, "training")
-        lost, windows = lost_entities(train), len(train)
-        evaluation = entity_view(corpus.evaluation, tokenizer, corpus.entity_types, data.windows, outside)
-        check_pairs(train, evaluation, training.loss, negatives_only)
-        # The loss is that of the pairs within evaluation batches: these should not be of one document each.
-        evaluation = evaluation.shuffle(seed=training.seed)
-        pair_collator = None
-        if training.pair_mode == "sampled":
-            train = entity_pair_view(train, num_types, network.num_pairs, training.positive_weight, training.seed)
-            pair_collator = EntityPairCollator(tokenizer)
+        views = load_views(data, network, training)
 
     # -- Training -------------------------------------------------------------------------------------------------------
-    config = CoNERConfig(
-        span_pooling=network.span_pooling,
-        projection_size=network.projection_size,
-        max_length=data.max_length,
-        max_sentences=data.max_sentences,
-        stride=data.stride,
-    )
-    model = EntityEncoder.from_encoder(encoder, config, **network.hub_options())
-    annotated = None if corpus.annotated is None else torch.from_numpy(corpus.annotated)
-    trainer = ContrastiveTrainer(
-        model,
-        training,
-        train_dataset=train,
-        eval_dataset=evaluation,
-        data_collator=EntityCollator(tokenizer),
-        pair_collator=pair_collator,
-        entity_types=corpus.entity_types,
-        pair_weighting=PairWeighting.of(training, negatives_only=negatives_only, annotated=annotated),
-        processing_class=tokenizer,
-    )
+    trainer = make_trainer(views, training, model=make_model(views, data, network))
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
     # -- Results --------------------------------------------------------------------------------------------------------
@@ -153,13 +193,13 @@ def main(argv: list[str]) -> None:
     trainer.save_metrics("eval", metrics)
     if trainer.is_world_process_zero():
         facts = stage_facts(
-            corpus,
+            views.corpus,
             data,
             network,
             training,
             card,
-            lost=lost,
-            windows=windows,
+            lost=views.lost,
+            windows=views.windows,
             seconds=result.metrics["train_runtime"],
             metrics=metrics,
         )

@@ -9,6 +9,7 @@ It leaves a model in `output_dir` that `AutoModelForTokenClassification` and `ru
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase, set_seed
 
 from runne_coner.arguments import (
     CardArguments,
+    Corpus,
     DataArguments,
     EncoderArguments,
     UsageError,
@@ -31,10 +33,11 @@ from runne_coner.calibration import calibrate
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
+from runne_coner.corpora import read_dictionary
 from runne_coner.documents import from_row
 from runne_coner.encoders import resolve_encoder
 from runne_coner.entity_swap import SwapSettings, swapped_documents
-from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
+from runne_coner.initialization import at_label_names, start_at_centroids, take_heads, type_centroids, words_of_types
 from runne_coner.metrics import make_compute_metrics, metric_names
 from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
@@ -44,6 +47,7 @@ from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
 from runne_coner.viterbi import count_view_transitions, counted_priors
 
+HEAD_INITS = ("random", "centroids", "label_names")
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "stage2.yaml"
 
 
@@ -74,12 +78,22 @@ class Stage2Arguments(EncoderArguments):
 
     head_init: str = field(
         default="random",
-        metadata={"help": "Directions in which the heads start: 'random', or 'centroids' of the types in the encoder's space."},
+        metadata={
+            "help": "Directions in which the heads start: 'random', 'centroids' of the types in the encoder's space, or"
+            " 'label_names': those of their names there."
+        },
+    )
+
+    label_words: dict | str | None = field(
+        default=None,
+        metadata={"help": "Words for types, for head_init label_names: {TYPE: words} as JSON, or a JSON or YAML file of it."},
     )
 
     def __post_init__(self):
-        if self.head_init not in ("random", "centroids"):
-            raise ValueError(f"head_init must be 'random' or 'centroids', got {self.head_init!r}")
+        if self.head_init not in HEAD_INITS:
+            raise ValueError(f"head_init must be one of {HEAD_INITS}, got {self.head_init!r}")
+        if self.label_words is not None and self.head_init != "label_names":
+            raise ValueError("label_words are for head_init label_names; give that as well, or leave them out")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:
@@ -102,6 +116,14 @@ def calibrate_saved_model(trainer: NestedNerTrainer, documents: Dataset) -> dict
     trainer.model.config.score_temperature = found.score_temperature
     trainer.model.config.save_pretrained(arguments.output_dir)
     return {f"eval_{name}": value for name, value in asdict(found).items()}
+
+
+def given_words(entity_types: list[str], setting: dict | str | None) -> list[str]:
+    """The words for each type that `label_words` gives, or its name."""
+    given, where = read_dictionary(setting, "label_words")
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{where}: expected {{TYPE: words}}, got {given!r}")
+    return words_of_types(entity_types, given)
 
 
 def start_model(
@@ -129,12 +151,94 @@ def start_model(
     if network.head_bias == "frequency":
         # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
         model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment, heads=list(new))
-    if network.head_init == "centroids" and len(new):
+    if network.head_init != "random" and len(new):
         model.to(training.device)
         collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size
         centroids = type_centroids(model, train, len(config.entity_types), collator, size)
+        if network.head_init == "label_names":
+            centroids = at_label_names(centroids, model, tokenizer, given_words(config.entity_types, network.label_words))
         start_at_centroids(model, centroids, heads=new)
     return model
+
+
+@dataclass
+class Views:
+    """What stage 2 reads: `corpus` as BILOU views `train` and `evaluation`; `metrics` names what an evaluation gives.
+
+    `swapped` are the copies of training windows that `swap_target` asks for.
+    """
+
+    corpus: Corpus
+    encoder: str
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset
+    evaluation: Dataset
+    metrics: list[str]
+    swapped: Dataset | None
+
+
+def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNerTrainingArguments) -> Views:
+    """Documents and encoder, as the settings say.
+
+    Raises:
+        UsageError, documents.CorpusError: a setting or a corpus is wrong.
+    """
+    corpus = load_corpus(data, training.seed)
+    warn_of_unlearnable_types(corpus)
+    encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
+    tokenizer = load_tokenizer(encoder, **network.hub_options())
+    types, levels = corpus.entity_types, network.levels
+    metrics = ["loss", "ce_loss", "dice_loss", *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
+    check_best_metric(training.metric_for_best_model, metrics)
+    train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
+    report_lost_entities(train, corpus.train, "training")
+    evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
+    report_lost_entities(evaluation, corpus.evaluation, "evaluation")
+    for view, role in ((train, "training"), (evaluation, "evaluation")):
+        if len(view) == 0:
+            raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
+    swapped = None
+    if training.swap_target:
+        swaps = SwapSettings(training.swap_target, training.swap_probability, training.swap_agreement)
+        copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
+        swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
+    # Windows of one length side by side need no padding.
+    return Views(corpus, encoder, tokenizer, train, evaluation.sort("length"), metrics, swapped)
+
+
+def make_model(
+    views: Views, data: DataArguments, network: Stage2Arguments, training: NestedNerTrainingArguments
+) -> CoNERForTokenClassification:
+    """The network that the settings describe, before training."""
+    counted = network.transitions == "counted"
+    config = CoNERConfig(
+        entity_types=views.corpus.entity_types,
+        few_shot_types=views.corpus.few_shot_types,
+        levels=network.levels,
+        level_conditioning=network.level_conditioning,
+        head_dropout=network.head_dropout,
+        max_length=data.max_length,
+        max_sentences=data.max_sentences,
+        stride=data.stride,
+        transition_priors=counted_priors(count_view_transitions(views.train)).tolist() if counted else None,
+    )
+    return start_model(config, views.encoder, views.train, views.tokenizer, network, training)
+
+
+def make_trainer(views: Views, training: NestedNerTrainingArguments, *, model=None, model_init=None) -> NestedNerTrainer:
+    """The Trainer of a network, or of those that `model_init` makes (see `Trainer`)."""
+    corpus = views.corpus
+    return NestedNerTrainer(
+        model,
+        training,
+        model_init=model_init,
+        train_dataset=views.train,
+        swapped_windows=views.swapped,
+        eval_dataset=views.evaluation,
+        data_collator=BilouCollator(views.tokenizer),
+        processing_class=views.tokenizer,
+        compute_metrics=make_compute_metrics(views.evaluation, corpus.evaluation, corpus.entity_types, corpus.few_shot_types),
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -147,53 +251,11 @@ def main(argv: list[str]) -> None:
 
     # -- Data -----------------------------------------------------------------------------------------------------------
     with training.main_process_first(desc="loading the documents"):
-        corpus = load_corpus(data, training.seed)
-        warn_of_unlearnable_types(corpus)
-        encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
-        tokenizer = load_tokenizer(encoder, **network.hub_options())
-        types, levels = corpus.entity_types, network.levels
-        scores = metric_names(corpus.evaluation, types, corpus.few_shot_types)
-        check_best_metric(training.metric_for_best_model, ["loss", "ce_loss", "dice_loss", *scores])
-        train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
-        report_lost_entities(train, corpus.train, "training")
-        evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
-        report_lost_entities(evaluation, corpus.evaluation, "evaluation")
-        for view, role in ((train, "training"), (evaluation, "evaluation")):
-            if len(view) == 0:
-                raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
-        swapped = None
-        if training.swap_target:
-            swaps = SwapSettings(training.swap_target, training.swap_probability, training.swap_agreement)
-            copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
-            swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
-        # Windows of one length side by side need no padding.
-        evaluation = evaluation.sort("length")
+        views = load_views(data, network, training)
+    corpus = views.corpus
 
     # -- Training -------------------------------------------------------------------------------------------------------
-    config = CoNERConfig(
-        entity_types=types,
-        few_shot_types=corpus.few_shot_types,
-        levels=levels,
-        level_conditioning=network.level_conditioning,
-        head_dropout=network.head_dropout,
-        max_length=data.max_length,
-        max_sentences=data.max_sentences,
-        stride=data.stride,
-        transition_priors=(
-            counted_priors(count_view_transitions(train)).tolist() if network.transitions == "counted" else None
-        ),
-    )
-    model = start_model(config, encoder, train, tokenizer, network, training)
-    trainer = NestedNerTrainer(
-        model,
-        training,
-        train_dataset=train,
-        swapped_windows=swapped,
-        eval_dataset=evaluation,
-        data_collator=BilouCollator(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=make_compute_metrics(evaluation, corpus.evaluation, types, corpus.few_shot_types),
-    )
+    trainer = make_trainer(views, training, model=make_model(views, data, network, training))
     result = trainer.train(resume_from_checkpoint=checkpoint)
 
     # -- Results --------------------------------------------------------------------------------------------------------
@@ -212,12 +274,12 @@ def main(argv: list[str]) -> None:
             network,
             training,
             card,
-            lost=lost_entities(train),
-            windows=len(train),
+            lost=lost_entities(views.train),
+            windows=len(views.train),
             seconds=result.metrics["train_runtime"],
             metrics=metrics,
         )
-        record_facts(training.output_dir, "stage2", facts, encoder)
+        record_facts(training.output_dir, "stage2", facts, views.encoder)
     trainer.create_model_card()
     if training.push_to_hub:
         address = trainer.push_to_hub()

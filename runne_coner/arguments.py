@@ -246,15 +246,18 @@ def check_best_metric(name: str | None, known: Iterable[str]) -> None:
         raise UsageError(f"metric_for_best_model {name} is none of the metrics of this stage: {', '.join(names)}")
 
 
-def parse_settings(argv: Sequence[str], classes: Sequence[type], default_config: Path, description: str) -> list:
+def parse_settings(
+    argv: Sequence[str], classes: Sequence[type], default_config: Path, description: str, *, others: bool = False
+) -> list:
     """Settings from a YAML file and `--key value` overrides.
 
     Args:
         argv: command line without the program; `--config FILE` names the YAML file.
         classes: dataclasses whose fields are the keys; no key may occur in two of them.
         default_config: the file used without `--config`.
+        others: leave unknown options of the command line, which are for somebody else, in place of refusing them.
     Returns:
-        One instance of each class.
+        One instance of each class; with `others` then a list, the options that were left.
     Raises:
         UsageError: an unknown key (the nearest known one is suggested), an unreadable file, or a value of a wrong type.
     """
@@ -276,14 +279,16 @@ def parse_settings(argv: Sequence[str], classes: Sequence[type], default_config:
             settings[action.dest] = _as_given(action, settings[action.dest], hints[action.dest], config.config)
     parser.set_defaults(**settings)
     _, unknown = parser.parse_known_args(list(argv))
-    if unknown:
+    if unknown and not others:
         name = unknown[0].split("=")[0].lstrip("-")
         raise UsageError(f"unknown option {unknown[0]}{_suggestion(name, known | {'config'})}")
     try:
-        *parsed, _ = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
+        *parsed, _, rest = parser.parse_args_into_dataclasses(
+            args=list(argv), look_for_args_file=False, return_remaining_strings=True
+        )
     except ValueError as error:
         raise UsageError(" ".join(str(error).split())) from error
-    return parsed
+    return [*parsed, rest] if others else parsed
 
 
 class _Parser(HfArgumentParser):

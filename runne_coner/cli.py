@@ -25,11 +25,12 @@ from .outputs import write_bilou, write_html
 from .pipeline import NestedNerPipeline, load_pipeline
 from .preprocessing import ViewError, lost_entities
 from .report import ReportError
+from .search_space import SpaceError
 from .span_metrics import SpanMetricError
 
 INPUT_ERRORS = (
     *(UsageError, CorpusError, EncoderError, ExportError, HubError, MissingLibraryError, ModelError, ReportError, ScoreError),
-    *(SpanMetricError, ViewError),
+    *(SpaceError, SpanMetricError, ViewError),
 )
 
 WRITERS = {"runne": write_runne, "brat": write_brat, "bilou": write_bilou, "html": write_html}

@@ -1,7 +1,7 @@
 """The Trainer of stage 1; the loss is computed in `compute_loss`, the spans of an evaluation are looked at together."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ from .training_args import ContrastiveTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+_OF_PAIRS = {"overlap_weight", "same_surface_weight", "mining", "mining_margin"}
+"""Training arguments that `PairWeighting.of` reads."""
+
 
 class ContrastiveTrainer(SpanTrainer):
     """Stage 1: fine-tunes an `EntityEncoder` so that spans of one type lie close together (Bondarenko 2022, section 3.1).
@@ -37,6 +40,7 @@ class ContrastiveTrainer(SpanTrainer):
     may be any of these. With `eval_projection` it writes a picture, `projection-STEP.png`.
 
     Args:
+        model: None with `model_init`.
         loss: `loss(embeddings, types, groups, weights=...)`, a dictionary with `loss` and parts to log; by default the
             one that `args` names.
         pair_collator: collator of the training batches where it differs from `data_collator`.
@@ -46,7 +50,7 @@ class ContrastiveTrainer(SpanTrainer):
 
     def __init__(
         self,
-        model: EntityEncoder,
+        model: EntityEncoder | None,
         args: ContrastiveTrainingArguments,
         *,
         loss: nn.Module | None = None,
@@ -55,20 +59,28 @@ class ContrastiveTrainer(SpanTrainer):
         entity_types: Sequence[str] | None = None,
         **kwargs,
     ):
-        loss = loss or make_loss(
-            args.loss,
-            margin=args.margin,
-            positive_weight=args.positive_weight,
-            label_smoothing=args.label_smoothing_factor,
-        )
-        super().__init__(model, args, loss=loss, **kwargs)
         self.pair_weighting = pair_weighting or PairWeighting.of(args)
+        super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["types"]
         self.pair_collator = pair_collator
         self.entity_types = entity_types
         self._epochs = _SamplerEpochs()
         self.add_callback(self._epochs)
         self._evaluated: list[tuple] | None = None
+
+    def _make_loss(self) -> nn.Module:
+        return make_loss(
+            self.args.loss,
+            margin=self.args.margin,
+            positive_weight=self.args.positive_weight,
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+
+    def _begin(self, changed: Collection[str]) -> None:
+        super()._begin(changed)
+        if not _OF_PAIRS.isdisjoint(changed):
+            old = self.pair_weighting
+            self.pair_weighting = PairWeighting.of(self.args, negatives_only=old.negatives_only, annotated=old.annotated)
 
     # -- Training -----------------------------------------------------------------------------------------------------------
 
@@ -197,6 +209,15 @@ class ContrastiveTrainer(SpanTrainer):
         wanted = self.args.metric_for_best_model
         if wanted is None or self.eval_dataset is None:
             return
+        known = self.metric_names()
+        if wanted.removeprefix("eval_") not in known:
+            raise SpanMetricError(
+                f"metric_for_best_model {wanted!r} is not known, or not defined on this evaluation set; "
+                + (f"choose one of {', '.join(known)}" if known else "it is empty: give evaluation documents")
+            )
+
+    def metric_names(self) -> list[str]:
+        """Names of the metrics, without `eval_`, that are defined on the evaluation set."""
         parts = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         known = []
         for part, view in parts.items():
@@ -208,11 +229,7 @@ class ContrastiveTrainer(SpanTrainer):
             if not self.args.prediction_loss_only:
                 names += defined_span_metrics(types, _identity(spans), self._type_names(types))
             known += [f"{part}_{name}" if part else name for name in names]
-        if wanted.removeprefix("eval_") not in known:
-            raise SpanMetricError(
-                f"metric_for_best_model {wanted!r} is not known, or not defined on this evaluation set; "
-                + (f"choose one of {', '.join(known)}" if known else "it is empty: give evaluation documents")
-            )
+        return known
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         # What could not be computed, as an embedding was not finite, is no best value.

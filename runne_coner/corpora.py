@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -93,28 +93,35 @@ def _renamed(part: Part, types: Mapping[str, str], number: int) -> Dataset:
     return renamed.add_column("corpus", np.full(len(renamed), number, dtype=np.int32))
 
 
-def read_type_mapping(setting: str | os.PathLike | Mapping | None) -> dict[str, dict[str, str]]:
-    """New names of types by corpus, `{corpus: {type: name}}`.
+def read_dictionary(setting: str | os.PathLike | Mapping | None, option: str) -> tuple[Any, str]:
+    """What an option holds that takes a dictionary, one written as JSON, or a `.json`, `.yaml` or `.yml` file of it.
 
-    Args:
-        setting: such a dictionary, one written as JSON, or a `.json`, `.yaml` or `.yml` file that holds it; None is none.
+    Returns:
+        The content (of None: an empty dictionary), which may be something else, and what to call it in an error.
+    Raises:
+        CorpusError: the file cannot be read, or the text is no JSON or YAML.
+    """
+    if setting is None or isinstance(setting, Mapping):
+        return setting or {}, option
+    text, where = os.fspath(setting), f"{option} {setting}"
+    try:
+        if Path(text).suffix in (".json", ".yaml", ".yml"):
+            text = Path(text).read_text(encoding="utf-8")
+        return json.loads(text) if Path(os.fspath(setting)).suffix not in (".yaml", ".yml") else yaml.safe_load(text), where
+    except OSError as error:
+        raise CorpusError(f"{where}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise CorpusError(f"{where}: neither JSON nor a .json or .yaml file of it ({problem}).") from error
+
+
+def read_type_mapping(setting: str | os.PathLike | Mapping | None) -> dict[str, dict[str, str]]:
+    """New names of types by corpus, `{corpus: {type: name}}`, from what `read_dictionary` takes.
+
     Raises:
         CorpusError: the file cannot be read, or its content is something else.
     """
-    content, where = setting, "type_mapping"
-    if setting is None:
-        return {}
-    if not isinstance(setting, Mapping):
-        text, where = os.fspath(setting), f"type_mapping {setting}"
-        try:
-            if Path(text).suffix in (".json", ".yaml", ".yml"):
-                text = Path(text).read_text(encoding="utf-8")
-            content = json.loads(text) if Path(os.fspath(setting)).suffix not in (".yaml", ".yml") else yaml.safe_load(text)
-        except OSError as error:
-            raise CorpusError(f"{where}: cannot be read ({error.strerror or error}).") from error
-        except (ValueError, yaml.YAMLError) as error:
-            problem = " ".join(str(error).split())
-            raise CorpusError(f"{where}: neither JSON nor a .json or .yaml file of it ({problem}).") from error
+    content, where = read_dictionary(setting, "type_mapping")
     sound = isinstance(content, Mapping) and all(
         isinstance(types, Mapping) and all(isinstance(name, str) and name for pair in types.items() for name in pair)
         for types in content.values()

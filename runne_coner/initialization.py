@@ -1,6 +1,7 @@
-"""Where the heads of stage 2 start: at the directions of the types in the encoder's space, or at those of an earlier model."""
+"""Where the heads of stage 2 start: at directions of types or their names in the encoder's space, or at an earlier model's."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +9,10 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from .collators import BilouCollator
+from .documents import CorpusError
 from .modeling import CoNERForTokenClassification, CoNERPreTrainedModel
 from .tagging import IGNORE_INDEX, NUM_TAGS, O
 
@@ -55,6 +58,47 @@ def type_centroids(
     model.train(was_training)
     means = (sums / counts.clamp(min=1.0)[:, None]).float()
     return Centroids(means[:-1], means[-1], counts[:-1].long())
+
+
+def words_of_types(entity_types: Sequence[str], given: Mapping[str, str]) -> list[str]:
+    """The words that stand for each type: those given, else its name with its parts apart (WORK_OF_ART: work of art).
+
+    Raises:
+        CorpusError: words are given for a type that there is not, or are none.
+    """
+    if unknown := sorted(given.keys() - set(entity_types)):
+        raise CorpusError(
+            f"label_words: no such entity type: {', '.join(map(str, unknown))}; there are {', '.join(entity_types)}"
+        )
+    for name, words in given.items():
+        if not isinstance(words, str) or not words.strip():
+            raise CorpusError(f"label_words: {name}: expected words that say what the type is, got {words!r}")
+    return [given.get(name, re.sub(r"[\W_]+", " ", name).strip().lower() or name) for name in entity_types]
+
+
+@torch.no_grad()
+def at_label_names(
+    centroids: Centroids, model: CoNERPreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: Sequence[str]
+) -> Centroids:
+    """Centroids that types would have if they lay to each other as the encoder sees their names.
+
+    The embedding of a name is the mean of its sub-words in the last hidden layer; what it has over the mean of all names is
+    added to `centroids.center`. Label names as a start for heads: Ma et al. 2022 (few-shot NER with label semantics).
+
+    Args:
+        centroids: of `type_centroids`; only the center counts.
+        words: of each type, see `words_of_types`.
+    Returns:
+        Centroids of which every type has one token.
+    """
+    was_training = model.training
+    model.eval()
+    batch = tokenizer(list(words), padding=True, return_tensors="pt", return_special_tokens_mask=True).to(model.device)
+    real = (1 - batch["special_tokens_mask"]).unsqueeze(-1)
+    hidden = model.encoder(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    names = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    model.train(was_training)
+    return Centroids(centroids.center + names - names.mean(dim=0), centroids.center, torch.ones(len(names), dtype=torch.long))
 
 
 @torch.no_grad()

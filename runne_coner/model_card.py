@@ -42,8 +42,8 @@ _HYPERPARAMETERS = (
     " lr_scheduler_type warmup_steps weight_decay optim max_grad_norm label_smoothing_factor bf16 fp16 seed pair_mode loss"
     " margin positive_weight overlap_weight same_surface_weight mining mining_margin"
     " ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma head_weighting logit_adjustment"
-    " rare_window_target swap_target swap_probability swap_agreement layer_decay ema_decay fgm_epsilon rdrop_weight"
-    " load_best_model_at_end metric_for_best_model train_sampling_strategy"
+    " rare_window_target swap_target swap_probability swap_agreement layer_decay ema_decay lookahead lookahead_alpha"
+    " fgm_epsilon rdrop_weight load_best_model_at_end metric_for_best_model train_sampling_strategy"
 ).split()
 _OF_THE_MACHINE = (
     "output_dir logging_dir run_name project trackio local_rank deepspeed fsdp_config resume_from_checkpoint report_to"
@@ -114,6 +114,8 @@ def stage_facts(
         void.add("focal_gamma")
     if not settings.get("swap_target"):
         void |= {"swap_probability", "swap_agreement"}
+    if not settings.get("lookahead"):
+        void.add("lookahead_alpha")
     # A mapping of types, and the names of local corpora, mean something to their owner only.
     settings.pop("type_mapping", None)
     if extra := settings.pop("extra_datasets", None):

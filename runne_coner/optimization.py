@@ -1,17 +1,18 @@
-"""How weights move: a learning rate for each layer, and a running average of the weights beside those in training."""
+"""How weights move: a learning rate for each layer, slow weights behind the fast ones, and a running average beside them."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -61,6 +62,37 @@ def set_learning_rates(optimizer: Optimizer, rates: Mapping[Tensor, float]) -> N
         ]
         for rate, parameters in others:
             optimizer.add_param_group({**options, "params": parameters, "lr": rate})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Slow weights
+
+
+def with_lookahead(optimizer: Optimizer, steps: int, alpha: float) -> Optimizer:
+    """Lookahead (Zhang et al. 2019, algorithm 1) around an optimiser.
+
+    After every `steps` steps the slow weights, at first those of now, go `alpha` of the way to the weights in training, which
+    go on from there. Evaluated and saved are the weights in training. The parameter groups are those of `optimizer`, and the
+    state holds the slow weights and the count of steps as well.
+    """
+    from pytorch_optimizer import Lookahead  # of the extra `optimizers`
+
+    return Lookahead(optimizer, k=steps, alpha=alpha)
+
+
+def check_same_optimizer(saved: Mapping[str, Any], args: TrainingArguments, folder: Path) -> None:
+    """Refuse to resume with an optimiser that cannot take the state of the one that a checkpoint was written with.
+
+    Args:
+        saved: training arguments of the checkpoint.
+        folder: the checkpoint's.
+    Raises:
+        ValueError: one of both has `lookahead` or is `radam`, and the other not.
+    """
+    for name, known in (("lookahead", saved.get("lookahead", 0)), ("optim", saved.get("optim", args.optim))):
+        now = getattr(args, name)
+        if bool(known) != bool(now) or "radam" in (known, now) and known != now:
+            raise ValueError(f"{folder} was written with {name} {known}, not {now}: resume with {name} {known}, or start anew")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,17 +166,18 @@ class WeightAveraging(Trainer):
             ValueError: the weights are shared out among processes (FSDP, DeepSpeed), and cannot be averaged.
         """
         self.average = None
-        if self.args.ema_decay:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("ema_decay needs whole weights in every process; set it to 0 with FSDP and DeepSpeed")
-            if not any(isinstance(callback, _Averaging) for callback in self.callback_handler.callbacks):
-                self.add_callback(_Averaging(self))
+        # Always, as a trial of a search may set `ema_decay` later.
+        if not any(isinstance(callback, _Averaging) for callback in self.callback_handler.callbacks):
+            self.add_callback(_Averaging(self))
         return super().train(*args, **kwargs)
 
     def start_average(self) -> None:
-        """Begin with the present weights, unless a checkpoint gave an average."""
-        if self.average is None:
-            self.average = AveragedWeights(self.model, self.args.ema_decay)
+        """Begin with the present weights if there shall be an average, unless a checkpoint gave one."""
+        if self.average is not None or not self.args.ema_decay:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("ema_decay needs whole weights in every process; set it to 0 with FSDP and DeepSpeed")
+        self.average = AveragedWeights(self.model, self.args.ema_decay)
 
     def finish_average(self) -> None:
         """Leave the model with the average."""
@@ -198,7 +231,8 @@ class _Averaging(TrainerCallback):
         self.trainer.start_average()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.average.update(state.global_step)
+        if self.trainer.average is not None:
+            self.trainer.average.update(state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.finish_average()

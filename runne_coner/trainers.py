@@ -2,7 +2,10 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,28 +14,100 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import HPSearchBackend
 
 from .files import write_text
 from .hub import create_repository, push_model, write_card
 from .losses import NamedEntityLoss, balanced_head_weights
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
-from .optimization import WeightAveraging, layer_scales, set_learning_rates
+from .optimization import WeightAveraging, check_same_optimizer, layer_scales, set_learning_rates, with_lookahead
 from .perturbation import FastGradient, rdrop_divergence
 from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
 from .tagging import tag_log_frequencies
-from .training_args import NestedNerTrainingArguments
+from .training_args import RADAM, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
+
+ARGUMENTS_NAME = "training_args.json"
+"""File beside a model, and in a checkpoint, with the arguments of its training."""
 
 
 class SpanTrainer(Trainer):
-    """What both Trainers share: logging the parts of the loss by name, and arguments saved as JSON."""
+    """What both Trainers share: logging the parts of the loss by name, arguments saved as JSON, and trials of a search.
 
-    def __init__(self, *args, loss: nn.Module, **kwargs):
+    `hyperparameter_search(backend="optuna", ...)` takes any training argument that `hp_space` gives, those of the loss
+    included. A trial has its settings before its model is made, so `model_init` may read them in `args`.
+    """
+
+    def __init__(self, *args, loss: nn.Module | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.loss = loss.to(self.args.device)
+        self._given_loss = loss
+        self._begin(())
+
+    def _make_loss(self) -> nn.Module:
+        """The loss that the arguments describe, where none is given."""
+        raise TypeError(f"{type(self).__name__} does not say what its loss is; give one")
+
+    def _begin(self, changed: Collection[str]) -> None:
+        """Make what follows from the arguments, of which those `changed` are a trial's."""
+        self.loss = (self._given_loss or self._make_loss()).to(self.args.device)
+        # A pruned trial leaves its last parts behind.
         self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        """As `Trainer.train`.
+
+        Raises:
+            ValueError: a trial's settings are unknown or out of range, or the search has another backend than Optuna.
+        """
+        if trial is not None:
+            if self.hp_search_backend != HPSearchBackend.OPTUNA:
+                raise ValueError(f"only Optuna's trials are understood, got {type(trial).__name__}: give backend='optuna'")
+            self._take_settings(self.hp_space(trial))
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _take_settings(self, settings: Mapping[str, Any]) -> None:
+        # The Trainer would make the model first, with the last trial's seed, and would set whatever it is given.
+        known = {item.name for item in fields(self.args) if item.init}
+        if unknown := sorted(settings.keys() - known):
+            raise ValueError(f"hp_space: {', '.join(unknown)}: no such training argument; take network settings in model_init")
+        checked = replace(self.args, **settings)
+        for name in settings:
+            setattr(self.args, name, getattr(checked, name))
+        self._begin(settings.keys())
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        """As the Trainer's, and `optim` may be `radam`."""
+        if args.optim != RADAM:
+            return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        betas = (args.adam_beta1, args.adam_beta2)
+        return torch.optim.RAdam, {
+            "lr": args.learning_rate,
+            "betas": betas,
+            "eps": args.adam_epsilon,
+            "decoupled_weight_decay": True,
+        }
+
+    def create_optimizer(self, model=None):
+        """The Trainer's optimiser; with `args.lookahead` slow weights follow it.
+
+        Raises:
+            ValueError: the weights are shared out among processes (FSDP, DeepSpeed), and so would be the slow ones.
+        """
+        if self.optimizer is None and self.args.lookahead:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("lookahead needs whole weights in every process; set it to 0 with FSDP and DeepSpeed")
+            optimizer = super().create_optimizer(model)
+            self.optimizer = with_lookahead(optimizer, self.args.lookahead, self.args.lookahead_alpha)
+        return super().create_optimizer(model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        arguments = Path(checkpoint, ARGUMENTS_NAME) if checkpoint is not None else None
+        if arguments is not None and arguments.is_file():
+            check_same_optimizer(json.loads(arguments.read_text(encoding="utf-8")), self.args, Path(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _record(self, parts: dict[str, Tensor], training: bool) -> None:
         for name, value in parts.items():
@@ -83,7 +158,7 @@ class SpanTrainer(Trainer):
             self._save_arguments(folder)
 
     def _save_arguments(self, folder: Path) -> None:
-        write_text(folder / "training_args.json", json.dumps(public_arguments(self.args), indent=2))
+        write_text(folder / ARGUMENTS_NAME, json.dumps(public_arguments(self.args), indent=2))
 
     def leave_processes(self) -> None:
         """End the process group, together with the other processes; the last thing a program with several does.
@@ -189,6 +264,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     `adversarial_loss`; with `fgm_epsilon` `loss` is that of the unperturbed pass.
 
     Args:
+        model: None with `model_init`.
         loss: default `named_entity_loss(args, train_dataset)`.
         swapped_windows: BILOU view of the copies that `swap_target` asks for (`entity_swap.swapped_documents`); they are
             trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
@@ -198,7 +274,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     def __init__(
         self,
-        model: CoNERForTokenClassification,
+        model: CoNERForTokenClassification | None,
         args: NestedNerTrainingArguments,
         *,
         loss: nn.Module | None = None,
@@ -207,12 +283,19 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     ):
         if args.swap_target and swapped_windows is None:
             raise ValueError("swap_target needs the copies with other mentions; give swapped_windows, or leave it out")
-        loss = loss or named_entity_loss(args, kwargs.get("train_dataset"))
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
-        self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+        self.viterbi = BilouViterbiProcessor(self.model.config.transition_priors)
         self.swapped_windows = swapped_windows
         self._attacked = False
+
+    def _make_loss(self) -> nn.Module:
+        return named_entity_loss(self.args, self.train_dataset)
+
+    def call_model_init(self, trial=None):
+        model = super().call_model_init(trial)
+        self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+        return model
 
     def get_train_dataloader(self):
         windows = self.train_dataset

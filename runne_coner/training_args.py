@@ -24,6 +24,12 @@ _OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_window_target", "swap_t
 """Options of stage 2 that change nothing at 0, and grow from there."""
 
 
+RADAM = "radam"
+"""Value of `optim` that transformers does not have: `torch.optim.RAdam` with decoupled weight decay (Liu et al. 2020)."""
+_OWN_STEPS = ("schedule_free", "layerwise", "lomo")
+"""Parts of the names of optimisers that move the weights, or read gradients, outside `step`: nothing can look ahead there."""
+
+
 @dataclass
 class _SpanTrainingArguments(TrainingArguments):
     # The views carry columns that the collators read and `forward` does not.
@@ -41,14 +47,27 @@ class _SpanTrainingArguments(TrainingArguments):
     cpu_threads: int = field(
         default=0, metadata={"help": "Threads of a process that trains on the CPU; 0 shares all cores out among the processes."}
     )
+    lookahead: int = field(
+        default=0,
+        metadata={"help": "Steps of the optimiser after which slow weights follow (Lookahead, extra 'optimizers'); 0 = off."},
+    )
+    lookahead_alpha: float = field(
+        default=0.5, metadata={"help": "Share of the way that the slow weights of lookahead go towards the fast ones."}
+    )
 
     def __post_init__(self):
         # Without an accelerator the Trainer accepts bf16 only when it is told what it could see.
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        rectified = self.optim == RADAM
+        if rectified:  # `SpanTrainer` makes it; the parent class would refuse the name.
+            self.optim = "adamw_torch"
         super().__post_init__()
+        if rectified:
+            self.optim = RADAM
         # NaN and infinity are numbers to the parser, and would show only as a loss of NaN after the first step.
-        for name in ("learning_rate", "weight_decay", "warmup_steps", "label_smoothing_factor", *self._finite()):
+        shared = ("learning_rate", "weight_decay", "warmup_steps", "label_smoothing_factor", "lookahead_alpha")
+        for name in (*shared, *self._finite()):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {value}")
@@ -64,6 +83,20 @@ class _SpanTrainingArguments(TrainingArguments):
             )
         if self.cpu_threads < 0:
             raise ValueError(f"cpu_threads must be 0 (all cores) or more, got {self.cpu_threads}")
+        self._check_lookahead()
+
+    def _check_lookahead(self) -> None:
+        if self.lookahead < 0:
+            raise ValueError(f"lookahead must be 0 (off) or a number of steps, got {self.lookahead}")
+        if not 0.0 < self.lookahead_alpha <= 1.0:
+            raise ValueError(f"lookahead_alpha must lie in (0, 1], got {self.lookahead_alpha}")
+        if not self.lookahead:
+            return
+        optim = getattr(self.optim, "value", self.optim)
+        if any(part in optim for part in _OWN_STEPS):
+            raise ValueError(f"lookahead cannot wrap optim {optim}; set it to 0, or choose another optimiser, as radam")
+        if importlib.util.find_spec("pytorch_optimizer") is None:
+            raise ValueError('lookahead needs pytorch-optimizer: pip install "runne-coner[optimizers]", or set it to 0')
 
     @staticmethod
     def _finite() -> tuple[str, ...]:
@@ -95,6 +128,10 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
             `samplers.TypeBatchSampler`.
         gradient_cache_chunk: windows encoded at a time, so that a batch of 256 needs no more memory than one of so many;
             costs a second forward pass; 0 encodes the batch at once. See `gradient_cache`.
+
+    Parameters that control the optimiser:
+        optim (of TrainingArguments): also `radam`, as in stage 2.
+        lookahead, lookahead_alpha: see `optimization.with_lookahead`; 0 steps is off.
 
     Parameters that control the evaluation:
         eval_neighbours: k of `eval_neighbour_accuracy`.
@@ -220,6 +257,9 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             lowest layer; 1 gives all the same (`optimization.layer_scales`).
         ema_decay: decay of a running average of the weights, which is what is evaluated and saved; 0 is off
             (`optimization.AveragedWeights`).
+        optim (of TrainingArguments): also `radam`, Adam whose first steps are shortened as their variance is large
+            (Liu et al. 2020), with decoupled weight decay.
+        lookahead, lookahead_alpha: see `optimization.with_lookahead`; 0 steps is off.
 
     Parameters that control regularisation:
         fgm_epsilon: length of the adversarial perturbation of the word embeddings of a window; 0 is off, else a step costs

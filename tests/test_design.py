@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "corpora": {"documents"},
     "windows": set(),
     "sampling": {"tagging"},
+    "search_space": set(),
     "optimization": {"files"},
     "perturbation": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows", "outside"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "gradient_cache": set(),
     "gathering": set(),
     "modeling": {"configuration", "gradient_cache", "onnx_model", "tagging"},
-    "initialization": {"modeling", "collators", "tagging"},
+    "initialization": {"collators", "documents", "modeling", "tagging"},
     "onnx_model": {"configuration"},
     "metrics": {"documents", "tagging"},
     "model_card": {"metrics", "configuration", "tagging", "files"},
@@ -264,8 +265,9 @@ def recipes():
     """Per configuration file: the recipe's module and the classes of its settings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPES))  # where a recipe that runs as a program finds the others
-        stage1, stage2, grid = recipe("stage1"), recipe("stage2"), recipe("grid")
+        stage1, stage2, grid, search = recipe("stage1"), recipe("stage2"), recipe("grid"), recipe("search")
     return {
+        "search": (search, [search.SearchArguments]),
         "experiment": (grid, [DataArguments, grid.ExperimentArguments]),
         "stage1": (stage1, [DataArguments, stage1.Stage1Arguments, ContrastiveTrainingArguments]),
         "stage2": (stage2, [DataArguments, stage2.Stage2Arguments, NestedNerTrainingArguments]),
@@ -317,7 +319,7 @@ def test_every_configuration_parses(config, recipes):
         assert first.output_dir != training.output_dir
 
 
-@pytest.mark.parametrize("config", [name for name in CONFIGS if not name.endswith("experiment.yaml")])
+@pytest.mark.parametrize("config", [name for name in CONFIGS if Path(name).stem.startswith("stage")])
 def test_the_best_checkpoint_is_chosen_by_a_metric_that_exists(config, recipes):
     path = RECIPES / config
     _, _, training = parse_settings(["--config", str(path)], recipes[path.stem][1], path, "")

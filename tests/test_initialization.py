@@ -6,7 +6,15 @@ from conftest import TYPES
 
 from runne_coner.collators import BilouCollator
 from runne_coner.configuration import CoNERConfig
-from runne_coner.initialization import start_at_centroids, take_heads, type_centroids
+from runne_coner.documents import CorpusError
+from runne_coner.initialization import (
+    Centroids,
+    at_label_names,
+    start_at_centroids,
+    take_heads,
+    type_centroids,
+    words_of_types,
+)
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.preprocessing import bilou_view, load_tokenizer
 
@@ -84,3 +92,34 @@ def test_heads_of_known_types_are_kept_by_name(wordpiece_encoder, scope, tmp_pat
         torch.testing.assert_close(new[name], old[name])
     if scope != "none":
         assert (model.conditioning.weight != 0).any()
+
+
+def test_words_of_labels():
+    words = words_of_types(["WORK_OF_ART", "PERSON", "ОРГАН-ВЛАСТИ", "_"], {"PERSON": "человек"})
+    assert words == ["work of art", "человек", "орган власти", "_"]
+
+
+@pytest.mark.parametrize(
+    "given, named", [({"PERSONN": "человек"}, "PERSONN"), ({"PERSON": " "}, "PERSON"), ({"PERSON": 1}, "PERSON")]
+)
+def test_words_that_stand_for_no_type_are_refused(given, named):
+    with pytest.raises(CorpusError, match=named):
+        words_of_types(["PERSON"], given)
+
+
+def test_label_names_lie_around_the_mean_token_as_to_each_other(wordpiece_encoder):
+    model, tokenizer = network(wordpiece_encoder).train(), load_tokenizer(wordpiece_encoder)
+    words = ["мэр", "закон о мэре", "Пермь", "мэрия Перми"]
+    center = torch.linspace(-1.0, 1.0, model.config.hidden_size)
+    found = at_label_names(Centroids(torch.zeros(4, len(center)), center, torch.zeros(4)), model, tokenizer, words)
+    assert model.training
+    model.eval()
+    alone = []
+    for name in words:  # one by one: padding must not matter
+        with torch.no_grad():
+            hidden = model.encoder(**tokenizer(name, return_tensors="pt")).last_hidden_state[0]
+        alone.append(hidden[1:-1].mean(0))  # between [CLS] and [SEP]
+    alone = torch.stack(alone)
+    assert alone.std(dim=0).max() > 1e-3
+    torch.testing.assert_close(found.types, center + alone - alone.mean(0), rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.center, center) and found.counts.tolist() == [1] * 4

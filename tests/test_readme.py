@@ -40,12 +40,14 @@ def test_every_option_of_the_recipes_is_in_the_tables():
     sys.path.insert(0, str(ROOT / "recipes"))
     try:
         import grid
+        import search
         import stage1
         import stage2
     finally:
         sys.path.remove(str(ROOT / "recipes"))
     named = set(re.findall(r"`([a-z_0-9]+)`", README))
-    classes = (DataArguments, EncoderArguments, stage1.Stage1Arguments, stage2.Stage2Arguments, grid.ExperimentArguments)
+    recipes = (stage1.Stage1Arguments, stage2.Stage2Arguments, grid.ExperimentArguments, search.SearchArguments)
+    classes = (DataArguments, EncoderArguments, *recipes)
     own = {item.name for cls in classes for item in fields(cls)}
     inherited = {item.name for item in fields(TrainingArguments)}
     for cls in (ContrastiveTrainingArguments, NestedNerTrainingArguments):
@@ -108,6 +110,8 @@ def tiny(line: str, cache: Path) -> str:
     if "recipes/experiment.py" in line:
         return f"{line} {TINY_GRID.replace('{cache}', str(cache))}"
     setting = TINY.format(cache=cache)
+    if "recipes/search.py" in line:
+        return f"{line} {setting} --trials 2"
     if line == "make demo":
         return f'make demo VENV={sys.prefix} STAMP= SETTINGS="{setting}"'
     if line == "make test":

@@ -24,6 +24,7 @@ from runne_coner.arguments import (
     warn_of_unlearnable_types,
 )
 from runne_coner.calibration import calibrate
+from runne_coner.cli import INPUT_ERRORS
 from runne_coner.collators import BilouCollator
 from runne_coner.documents import CorpusError, Document, Entity, from_row, write_runne
 from runne_coner.metrics import make_compute_metrics
@@ -358,6 +359,33 @@ QUICK += " --load_best_model_at_end false --eval_split dev --max_length 48"
 
 def run_stage2(*argv):
     load_recipe("stage2").main([*QUICK.split(), *map(str, argv)])
+
+
+def test_heads_start_at_the_words_given(tmp_path, wordpiece_encoder):
+    """Nothing is learnt here, so the heads are where they started: other words make others, and bad ones are refused."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "dev"):
+        write_runne([Document(1, "Закон о мэре", (Entity(0, 12, "LAW"), Entity(8, 12, "PERSON")))], corpus / f"{split}.jsonl")
+    argv = ["--dataset", corpus, "--model_name_or_path", wordpiece_encoder, "--learning_rate", 0, "--head_learning_rate", 0]
+    argv += ["--head_init", "label_names"]
+    words = tmp_path / "words.json"
+    words.write_text('{"LAW": "закон", "PERSON": "мэр"}', encoding="utf-8")
+    weights = {}
+    for name, more in (
+        ("own", []),
+        ("json", ["--label_words", '{"LAW": "закон", "PERSON": "мэр"}']),
+        ("file", ["--label_words", words]),
+    ):
+        run_stage2(*argv, "--output_dir", tmp_path / name, *more)
+        model = AutoModelForTokenClassification.from_pretrained(tmp_path / name)
+        weights[name] = model.classifier.weight
+    assert torch.equal(weights["json"], weights["file"]) and not torch.allclose(weights["own"], weights["json"], atol=1e-3)
+    for bad, message in (('{"CITY": "город"}', "CITY"), ("[1]", "label_words"), ("{", "neither JSON")):
+        with pytest.raises(INPUT_ERRORS, match=message):
+            run_stage2(*argv, "--output_dir", tmp_path / "bad", "--label_words", bad)
+    with pytest.raises(INPUT_ERRORS, match="head_init label_names"):
+        run_stage2(*argv[:-2], "--output_dir", tmp_path / "bad", "--label_words", words)
 
 
 def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, capsys):

@@ -1,6 +1,7 @@
 """Both Trainers on a tiny encoder: what they change, log, save, resume and report."""
 
 import copy
+import importlib.util
 import json
 
 import numpy as np
@@ -689,11 +690,95 @@ def test_second_looks_at_a_batch_are_trained_on_and_logged(stage2):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("layer_decay", 0), ("layer_decay", 1.1), ("ema_decay", 1), ("fgm_epsilon", -1), ("rdrop_weight", -1)]
+    ("name", "value"),
+    [
+        *(("layer_decay", 0), ("layer_decay", 1.1), ("ema_decay", 1), ("fgm_epsilon", -1), ("rdrop_weight", -1)),
+        *(("lookahead", -1), ("lookahead_alpha", 0), ("lookahead_alpha", 1.1), ("lookahead_alpha", float("nan"))),
+    ],
 )
 def test_options_of_the_optimiser_out_of_range(stage2, name, value):
     with pytest.raises(ValueError, match=name):
         stage2(**{name: value})
+
+
+RANGER = {"optim": "radam", "lookahead": 3, "lookahead_alpha": 0.25, "max_grad_norm": 0.0, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_lookahead_follows_radam_as_worked_by_hand(stage, request):
+    """Gradients of the training, given to torch's RAdam, and slow weights from algorithm 1 of Zhang et al. 2019."""
+
+    class Keeper(TrainerCallback):
+        def __init__(self):
+            self.gradients, self.rates = [], []
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+            self.gradients.append(
+                {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+            )
+            self.rates.append({id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]})
+
+    own = {"head_learning_rate": 3e-3, "layer_decay": 0.5} if stage == "stage2" else {}
+    trainer = request.getfixturevalue(stage)(max_steps=7, warmup_steps=2, **RANGER, **own)
+    keeper = Keeper()
+    trainer.add_callback(keeper)
+    start, model = weights(trainer.model), trainer.model
+    decayed = set(trainer.get_decay_parameter_names(model))
+    trainer.train()
+    names = {name: id(value) for name, value in model.named_parameters() if name in keeper.gradients[0]}
+    fast = {name: nn.Parameter(start[name].clone()) for name in names}
+    slow = {name: start[name].clone() for name in names}
+    groups = [{"params": [fast[name]], "weight_decay": 0.1 if name in decayed else 0.0} for name in names]
+    radam = torch.optim.RAdam(groups, lr=1.0, decoupled_weight_decay=True)
+    for step, (gradients, rates) in enumerate(zip(keeper.gradients, keeper.rates, strict=True), start=1):
+        for name, group in zip(names, radam.param_groups, strict=True):
+            fast[name].grad, group["lr"] = gradients[name], rates[names[name]]
+        radam.step()
+        if step % 3 == 0:
+            with torch.no_grad():
+                for name in names:
+                    slow[name] += 0.25 * (fast[name] - slow[name])
+                    fast[name].copy_(slow[name])
+    for name, value in model.named_parameters():
+        if name in names:
+            torch.testing.assert_close(value, fast[name], rtol=1e-4, atol=1e-6)
+    if stage == "stage2":
+        assert len(set(keeper.rates[-1].values())) == 4  # embeddings, two layers, heads
+    assert set(keeper.rates[0].values()) != set(keeper.rates[2].values())  # the schedule reaches the wrapped optimiser
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_lookahead_resumes_where_it_stopped(stage, request, tmp_path):
+    """The checkpoint lies between two moves of the slow weights; with the average in stage 2."""
+    settings = {**RANGER, "max_steps": 6, "save_strategy": "steps", "save_steps": 4, "logging_steps": 1}
+    settings |= {"ema_decay": 0.8} if stage == "stage2" else {}
+    make = request.getfixturevalue(stage)
+    whole = make(**settings)
+    start = whole.model.state_dict()
+    start = {name: value.clone() for name, value in start.items()}
+    whole.train()
+    checkpoint = tmp_path / stage / "checkpoint-4"
+    resumed = make(**settings)
+    resumed.model.load_state_dict(start)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(value, dict(resumed.model.named_parameters())[name]), name
+    for changed in ({"lookahead": 0}, {"optim": "adamw_torch"}):
+        with pytest.raises(ValueError, match=rf"checkpoint-4 was written with {next(iter(changed))}"):
+            make(**settings | changed).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_lookahead_needs_an_optimiser_that_only_steps_and_its_library(stage2, monkeypatch):
+    for optim in ("schedule_free_radam", "galore_adamw_layerwise", "adalomo"):
+        with pytest.raises(ValueError, match=f"lookahead cannot wrap optim {optim}"):
+            stage2(optim=optim, lookahead=6)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "pytorch_optimizer" else find(name, *rest)
+    )
+    with pytest.raises(ValueError, match=r"pip install .*optimizers"):
+        stage2(lookahead=6)
+    assert stage2(optim="radam").args.to_dict()["optim"] == "radam"
 
 
 def test_frequencies_of_the_training_set_reach_the_loss(stage2):

@@ -1,0 +1,473 @@
+"""Search of hyperparameters: the space, trials of both Trainers, and the recipe with its study on disk."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TYPES, make_documents
+from transformers import TrainerCallback
+
+from runne_coner.arguments import EncoderArguments, parse_settings
+from runne_coner.cli import exit_on_input_error
+from runne_coner.collators import BilouCollator, EntityCollator
+from runne_coner.configuration import CoNERConfig
+from runne_coner.contrastive import ContrastiveTrainer
+from runne_coner.documents import from_row, write_runne
+from runne_coner.metrics import make_compute_metrics
+from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
+from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
+from runne_coner.search_space import TUNABLE, Choice, Range, SpaceError, draw, parse_space
+from runne_coner.tagging import WHOLE, O, U
+from runne_coner.trainers import NestedNerTrainer
+from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
+from runne_coner.viterbi import uniform_priors
+
+QUICK = {
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-2,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "max_steps": 3,
+    "seed": 1,
+}
+
+# -- The space ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owners(tmp_path):
+    return [EncoderArguments(), NestedNerTrainingArguments(str(tmp_path), **QUICK)]
+
+
+def test_values_take_the_type_of_their_setting(owners):
+    # YAML reads 5e-5 as text.
+    content = yaml.safe_load(
+        "learning_rate: {low: 5e-5, high: 1, log: true}\nmax_steps: {low: 1, high: 5.0}\n"
+        "ema_decay: {choices: [0, 0.9]}\noptim: {choices: [radam, adamw_torch]}\n"
+    )
+    space = parse_space(content, "stage2", owners)
+    assert space == {
+        "learning_rate": Range(5e-5, 1.0, log=True),
+        "max_steps": Range(1, 5, whole=True),
+        "ema_decay": Choice((0.0, 0.9)),
+        "optim": Choice(("radam", "adamw_torch")),
+    }
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = []
+    for _ in range(30):
+        trial = study.ask()
+        drawn.append(draw(space, trial))
+        assert draw(space, trial) == drawn[-1]  # a trial does not change its mind
+    assert {type(values["max_steps"]) for values in drawn} == {int}
+    assert {values["max_steps"] for values in drawn} == {1, 2, 3, 4, 5}
+    below = sum(values["learning_rate"] < (5e-5) ** 0.5 for values in drawn)
+    assert 5 < below < 25  # half of a logarithmic range lies below the geometric mean, 0.7% of a linear one
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "nothing to search"),
+        ("learning_rte: {low: 1, high: 2}", "learning_rte is unknown; what stage2 can search: .*learning_rate"),
+        ("seed: {low: 1, high: 2}", "seed is fixed"),
+        ("margin: {low: 1, high: 2}", "margin is unknown"),
+        ("learning_rate: 1e-4", "learning_rate: expected .*low"),
+        ("learning_rate: {low: 1e-4}", "learning_rate: expected .*low"),
+        ("learning_rate: {low: 1e-4, high: 1e-3, lag: true}", "learning_rate: expected .*low"),
+        ("learning_rate: {low: 1e-3, high: 1e-4}", "learning_rate: low must be less than high"),
+        ("learning_rate: {low: 0, high: 1e-4, log: true}", "learning_rate: with log, low must be above 0"),
+        ("learning_rate: {low: 0, high: 1e-4, log: 1}", "learning_rate: log must be true or false"),
+        ("learning_rate: {low: a, high: 1e-4}", "learning_rate: 'a' is no finite number"),
+        ("learning_rate: {low: 0, high: .inf}", "learning_rate: inf is no finite number"),
+        ("learning_rate: {low: -1e-4, high: 1e-3}", "learning_rate: -0.0001: learning_rate must not be negative"),
+        ("max_steps: {low: 1, high: 2.5}", "max_steps: 2.5 is no whole number"),
+        ("layer_decay: {low: 0.5, high: 1.5}", "layer_decay: 1.5: layer_decay must lie in"),
+        ("ema_decay: {choices: [0.5]}", "ema_decay: choices must be a list of at least two"),
+        ("ema_decay: {choices: [0.5, 0.5]}", "ema_decay: choices must be a list of at least two different"),
+        ("ema_decay: {choices: [0.5, 1.0]}", "ema_decay: 1.0: ema_decay must lie in"),
+        ("optim: {low: 1, high: 2}", "optim is no number"),
+        ("optim: {choices: [radam, no]}", "optim: False should be of the type str"),
+        ("optim: {choices: [radam, madam]}", "optim: 'madam': .*madam"),
+    ],
+)
+def test_spaces_that_cannot_be_meant(owners, text, message):
+    with pytest.raises(SpaceError, match=f"space: {message}"):
+        parse_space(yaml.safe_load(text), "stage2", owners)
+
+
+# -- The Trainers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return make_documents(copies=2)
+
+
+@pytest.fixture
+def make_stage2(wordpiece_encoder, corpus, tmp_path):
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    train, evaluation = (bilou_view(corpus, tokenizer, TYPES, 2, training=flag) for flag in (True, False))
+
+    def model_init(transitions=None):
+        config = CoNERConfig(entity_types=TYPES, levels=2, head_dropout=0.0, transition_priors=transitions)
+        return CoNERForTokenClassification.from_encoder(wordpiece_encoder, config)
+
+    def make(init=None, **settings):
+        return NestedNerTrainer(
+            None,
+            NestedNerTrainingArguments(str(tmp_path / "stage2"), **QUICK | settings),
+            model_init=init or (lambda: model_init()),
+            train_dataset=train,
+            eval_dataset=evaluation,
+            data_collator=BilouCollator(tokenizer),
+            processing_class=tokenizer,
+            compute_metrics=make_compute_metrics(evaluation, corpus, TYPES, ["DISEASE"]),
+        )
+
+    make.model_init = model_init
+    return make
+
+
+@pytest.fixture
+def make_stage1(wordpiece_encoder, corpus, tmp_path):
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    view = entity_view(corpus, tokenizer, TYPES)
+
+    def make(**settings):
+        return ContrastiveTrainer(
+            None,
+            ContrastiveTrainingArguments(str(tmp_path / "stage1"), **QUICK | settings),
+            model_init=lambda: EntityEncoder.from_encoder(wordpiece_encoder, CoNERConfig()),
+            train_dataset=view,
+            eval_dataset=view,
+            data_collator=EntityCollator(tokenizer),
+            processing_class=tokenizer,
+        )
+
+    return make
+
+
+def searched(trainer, trials, metric="eval_loss", **options):
+    """The trials of a search over exactly these settings, with the value of each."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name="study")
+    for settings in trials:
+        study.enqueue_trial(settings)
+    values = {name: sorted({settings[name] for settings in trials}, key=str) for name in trials[0]}
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {name: trial.suggest_categorical(name, options) for name, options in values.items()},
+        compute_objective=lambda metrics: metrics[metric],
+        n_trials=len(trials),
+        backend="optuna",
+        storage=storage,
+        study_name="study",
+        load_if_exists=True,
+        **options,
+    )
+    found = optuna.load_study(study_name="study", storage=storage).trials
+    assert best.objective == min(trial.value for trial in found if trial.value is not None)
+    return found
+
+
+STAGE2_TRIALS = [
+    dict(learning_rate=1e-2, head_learning_rate=1e-2, layer_decay=1.0, ema_decay=0.9, ce_weight=5.0, dice_weight=0.0, seed=1),
+    dict(learning_rate=1e-3, head_learning_rate=3e-3, layer_decay=0.5, ema_decay=0.0, ce_weight=1.0, dice_weight=1.0, seed=2),
+    dict(learning_rate=1e-2, head_learning_rate=3e-3, layer_decay=0.5, ema_decay=0.5, ce_weight=1.0, dice_weight=0.0, seed=1),
+]
+STAGE2_TRIALS = [
+    trial | dict(zip(("optim", "lookahead", "lr_scheduler_type", "head_weighting", "max_steps"), more, strict=True))
+    for trial, more in zip(
+        STAGE2_TRIALS,
+        [("adamw_torch", 0, "linear", "none", 3), ("radam", 2, "cosine", "balanced", 4), ("radam", 0, "linear", "none", 2)],
+        strict=True,
+    )
+]
+
+
+def test_a_trial_of_stage2_is_a_training_with_its_settings(make_stage2, tmp_path):
+    trials = searched(make_stage2(), STAGE2_TRIALS)
+    for trial, settings in zip(trials, STAGE2_TRIALS, strict=True):
+        assert trial.params == settings
+        alone = make_stage2(**settings)
+        alone.train()
+        assert alone.evaluate()["eval_loss"] == pytest.approx(trial.value, rel=1e-6)
+    assert len({trial.value for trial in trials}) == len(trials)
+    assert not list(tmp_path.glob("stage2/**/*checkpoint*"))
+
+
+STAGE1_TRIALS = [
+    dict(learning_rate=1e-2, margin=1.0, positive_weight=0.3, overlap_weight=1.0, mining="none", lookahead=0, seed=1),
+    dict(learning_rate=1e-3, margin=0.5, positive_weight=0.5, overlap_weight=3.0, mining="semi_hard", lookahead=2, seed=2),
+    dict(learning_rate=1e-2, margin=0.5, positive_weight=0.3, overlap_weight=1.0, mining="none", lookahead=0, seed=1),
+]
+
+
+def test_a_trial_of_stage1_is_a_training_with_its_settings(make_stage1):
+    trials = searched(make_stage1(), STAGE1_TRIALS)
+    for trial, settings in zip(trials, STAGE1_TRIALS, strict=True):
+        alone = make_stage1(**settings)
+        alone.train()
+        assert alone.evaluate()["eval_loss"] == pytest.approx(trial.value, rel=1e-6)
+    assert len({trial.value for trial in trials}) == len(trials)
+
+
+def test_the_network_of_a_trial_decodes_with_its_own_priors(make_stage2):
+    """`model_init` sees the trial, and the settings of its training; with the first one's priors no entity can begin."""
+    only_outside = torch.as_tensor(uniform_priors()).clone()
+    only_outside[only_outside[..., O] > 0] = torch.eye(5, dtype=only_outside.dtype)[O]
+    seen = []
+
+    def init(trial):
+        closed = trial is not None and trial.suggest_categorical("closed", [True, False])
+        if trial is not None:
+            seen.append((closed, trainer.args.max_steps))
+        return make_stage2.model_init(transitions=only_outside.tolist() if closed else None)
+
+    trainer = make_stage2(init)
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name="study")
+    for settings in ({"closed": True, "max_steps": 1}, {"closed": False, "max_steps": 2}):
+        study.enqueue_trial(settings)
+    certain = torch.zeros(1, 1, 1, 5)
+    certain[..., U] = 9.0
+
+    def found(metrics):
+        return float(trainer.viterbi.decode(torch.tensor([[WHOLE]]), certain).item() == U)
+
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"max_steps": trial.suggest_int("max_steps", 1, 2)},
+        compute_objective=found,
+        n_trials=2,
+        direction="maximize",
+        backend="optuna",
+        storage=storage,
+        study_name="study",
+        load_if_exists=True,
+    )
+    assert seen == [(True, 1), (False, 2)]
+    trials = optuna.load_study(study_name="study", storage=storage).trials
+    assert [trial.value for trial in trials] == [0.0, 1.0]
+
+
+def test_a_pruned_trial_leaves_nothing_to_the_next(make_stage2):
+    class PruneFirst(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            return trial.number == 0
+
+    settings = [STAGE2_TRIALS[0] | {"max_steps": 30}, STAGE2_TRIALS[1]]
+    trainer = make_stage2(eval_strategy="steps", eval_steps=2, logging_steps=100)
+    first, second = searched(trainer, settings, pruner=PruneFirst())
+    assert first.state.name == "PRUNED" and list(first.intermediate_values) == [2]
+    alone = make_stage2(**STAGE2_TRIALS[1])
+    alone.train()
+    assert second.value == pytest.approx(alone.evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_settings_that_no_trainer_has(make_stage2):
+    for name, value, message in (
+        ("head_dropout", 0.1, "head_dropout: no such training argument"),
+        ("layer_decay", 2.0, "layer_decay must lie in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            searched(make_stage2(), [{name: value}])
+
+
+# -- The recipe ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    threads = torch.get_num_threads()
+    import search
+
+    yield search
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def folder(tmp_path, wordpiece_encoder):
+    """A folder with a corpus, both stages' settings, and a search of two settings of stage 2 in three trials."""
+    for split, copies in (("train", 2), ("dev", 1)):
+        write_runne([from_row(row) for row in make_documents(copies=copies)], tmp_path / f"{split}.jsonl")
+    (tmp_path / "ners.txt").write_text("\n".join(TYPES), encoding="utf-8")
+    common = {
+        "dataset": str(tmp_path),
+        "eval_split": "dev",
+        "model_name_or_path": wordpiece_encoder,
+        "report_to": "none",
+        "few_shot_types": ["DISEASE"],
+    }
+    common |= {
+        "num_train_epochs": 2,
+        "disable_tqdm": True,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "cpu_threads": 1,
+    }
+    common |= {"load_best_model_at_end": True, "save_total_limit": 1}
+    for stage, metric in (("stage1", "pair_auc"), ("stage2", "macro_f1")):
+        content = common | {"output_dir": str(tmp_path / stage), "metric_for_best_model": metric}
+        (tmp_path / f"{stage}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    content = {
+        "stage": "stage2",
+        "output_dir": str(tmp_path / "search"),
+        "trials": 3,
+        "trial_settings": {"num_train_epochs": 1},
+    }
+    content["space"] = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "head_dropout": {"low": 0.0, "high": 0.5}}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return tmp_path
+
+
+def run(search, folder, *argv):
+    search.main(["--config", str(folder / "search.yaml"), *map(str, argv)])
+    return json.loads((folder / "search" / "search.json").read_text(encoding="utf-8"))
+
+
+class Stop(TrainerCallback):
+    """Ends the program in the middle of a training."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_a_stopped_search_goes_on_to_its_number_of_trials(search, folder, monkeypatch, capsys):
+    first = run(search, folder, "--trials", 1)
+    assert [trial["state"] for trial in first["trials"]] == ["complete"]
+    with monkeypatch.context() as patch:
+        patch.setattr(search.stage2, "make_trainer", stopping(search.stage2.make_trainer))
+        with pytest.raises(KeyboardInterrupt):
+            run(search, folder)
+    # A program that is killed cannot say that its trial has failed.
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'search.db'}")
+    killed = study.ask({"learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)})
+    result = run(search, folder)
+    states = [trial["state"] for trial in result["trials"]]
+    assert states == ["complete", "fail", "fail", "complete", "complete"] and killed.number == 2
+    assert result["trials"][0] == first["trials"][0]
+    drawn = [trial["settings"]["learning_rate"] for trial in result["trials"]]
+    assert len(set(drawn)) == 5 and all(1e-4 <= rate <= 1e-2 for rate in drawn)
+    complete = [trial for trial in result["trials"] if trial["state"] == "complete"]
+    for trial in complete:
+        assert set(trial["metrics"]) == {"macro_f1", "few_shot_f1"}
+        assert trial["value"] == pytest.approx(sum(trial["metrics"].values()))
+    assert result["best"]["value"] == max(trial["value"] for trial in complete)
+    # No trial leaves a checkpoint or a model.
+    assert not [path for path in (folder / "search").rglob("*") if "checkpoint" in path.name or path.suffix == ".safetensors"]
+    # Once finished, the command trains nothing more.
+    with monkeypatch.context() as patch:
+        patch.setattr(search.stage2, "load_views", None)
+        assert run(search, folder) == result
+
+    best = yaml.safe_load((folder / "search" / "best.yaml").read_text(encoding="utf-8"))
+    stage = yaml.safe_load((folder / "stage2.yaml").read_text(encoding="utf-8"))
+    assert best == stage | result["best"]["settings"]  # with the epochs of the stage, not those of the trials
+    command = re.search(r"next: accelerate launch recipes/(\S+) --config (\S+)", capsys.readouterr().out)
+    assert command[1] == "stage2.py"
+    search.stage2.main(["--config", command[2], "--max_steps", "2"])
+    assert (folder / "stage2" / "config.json").is_file()
+
+
+def stopping(make_trainer):
+    def make(*args, **kwargs):
+        trainer = make_trainer(*args, **kwargs)
+        trainer.add_callback(Stop())
+        return trainer
+
+    return make
+
+
+def test_options_of_the_stage_hold_for_trials_and_for_the_result(search, folder):
+    options = ["--stage", "stage1", "--metric", "positive_distance", "--trials", "2", "--pruning", "true"]
+    space = {"margin": {"low": 0.5, "high": 1.0}, "span_pooling": {"choices": ["mean", "max"]}}
+    result = run(search, folder, *options, "--space", json.dumps(space), "--outside", "none", "--max_length", "64")
+    assert result["direction"] == "minimize" and len(result["trials"]) == 2
+    values = [trial["value"] for trial in result["trials"] if trial["state"] == "complete"]
+    assert result["best"]["value"] == min(values)
+    for name in ("trial", "best"):
+        content = yaml.safe_load((folder / "search" / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert (content["outside"], content["max_length"]) == ("none", 64)
+    assert content["num_train_epochs"] == 2
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'search.db'}")
+    # With pruning a trial reports after every epoch, of which there is one.
+    assert [len(trial.intermediate_values) for trial in study.trials] == [1, 1]
+
+
+def test_a_trial_that_measures_nothing_has_failed(search, folder):
+    space = {"learning_rate": {"low": 1e29, "high": 1e30}}
+    options = ["--stage", "stage1", "--space", json.dumps(space), "--trials", "2", "--max_grad_norm", "0"]
+    with pytest.raises(search.UsageError, match="all trials failed"):
+        run(search, folder, *options)
+
+
+def test_the_time_is_up(search, folder, capsys):
+    result = run(search, folder, "--max_hours", "1e-9")
+    assert result["best"] is None and len(result["trials"]) <= 1
+    assert "goes on" in capsys.readouterr().out and not (folder / "search" / "best.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--stage", "stage3"], "stage must be stage1 or stage2"),
+        (["--trials", "0"], "trials must be at least 1"),
+        (["--max_hours", "0"], "max_hours must be positive"),
+        (["--space", "{"], "space must be a JSON object"),
+        (["--space", "{}"], "space: nothing to search"),
+        (["--space", '{"levels": {"low": 1, "high": 2}}'], "space: levels is fixed"),
+        (["--trial_settings", '{"levles": 2}'], "unknown key 'levles'; did you mean levels"),
+        (["--levles", "2"], "unknown option --levles; did you mean levels"),
+        (["--metric", "macro_f2"], "metric macro_f2: stage2 measures .*macro_f1"),
+        (["--metric", "macro_f1", "loss"], "loss should fall and the others grow"),
+        (["--learning_rate", "1e-3"], "learning_rate: searched"),
+        (["--trial_settings", '{"learning_rate": 1e-3}'], "learning_rate: searched"),
+        (["--resume_from_checkpoint", "last"], "resume_from_checkpoint: a search goes on by itself"),
+        (
+            ["--stage", "stage1", "--pair_mode", "sampled", "--space", '{"positive_weight": {"low": 0, "high": 1}}'],
+            "drawn, once",
+        ),
+    ],
+)
+def test_searches_that_cannot_be_meant(search, folder, argv, message, capsys):
+    with pytest.raises(SystemExit) as stopped, exit_on_input_error():
+        run(search, folder, *argv)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and re.search(message, last), last
+
+
+def test_a_folder_belongs_to_one_search(search, folder, monkeypatch):
+    run(search, folder, "--trials", "1")
+    for argv, message in (
+        (["--max_length", "64"], "max_length was None, is 64"),
+        (["--space", '{"layer_decay": {"low": 0.5, "high": 1}}'], "space was .*learning_rate.* is .*layer_decay"),
+        (["--metric", "micro_f1"], "metric was None, is .*micro_f1"),
+    ):
+        with pytest.raises(search.UsageError, match=message):
+            run(search, folder, *argv)
+    with search.filelock.FileLock(folder / "search" / "search.lock"), pytest.raises(search.UsageError, match="another search"):
+        run(search, folder)
+    monkeypatch.setattr(NestedNerTrainingArguments, "world_size", property(lambda self: 2))
+    with pytest.raises(search.UsageError, match="one process"):
+        run(search, folder)
+
+
+def test_every_tunable_setting_is_one_of_its_stage(search):
+    for stage, names in TUNABLE.items():
+        _, network, training, _ = search.STAGES[stage]
+        assert names <= {item.name for cls in (network, training) for item in fields(cls)}, stage
+
+
+@pytest.mark.parametrize("config", sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("search.yaml")), ids=str)
+def test_the_searches_that_come_along_can_be_run(search, config, tmp_path):
+    path = ROOT / config
+    (settings,) = parse_settings(["--config", str(path), "--output_dir", str(tmp_path)], [search.SearchArguments], path, "")
+    stage = search.stage_settings(settings, Path(path), [])
+    space = parse_space(settings.space, settings.stage, stage.parts[1:3])
+    assert set(space) == set(settings.space)
