@@ -106,7 +106,6 @@ def test_swappable_mentions_are_the_text_with_all_it_holds(tree):
 def test_swapped_documents_hold_mentions_of_the_pool(drawn, probability, seed):
     documents = [document_of(tree, number) for number, tree in enumerate(drawn)]
     pool = MentionPool(documents)
-    # What the brackets of a mention may hold: type and words of all mentions with their inner ones.
     for document in documents:
         new = swap_mentions(document, pool, probability, np.random.default_rng(seed))
         if new is None:

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, TrainerCall
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig
 from runne_coner.contrastive import ContrastiveTrainer
+from runne_coner.entity_swap import SwapSettings, swapped_documents
 from runne_coner.losses import balanced_head_weights
 from runne_coner.metric_losses import LOSSES
 from runne_coner.metrics import make_compute_metrics
@@ -75,7 +76,7 @@ def stage2(wordpiece_encoder, corpus, tmp_path):
     train = bilou_view(corpus, tokenizer, TYPES, 3)
     evaluation = bilou_view(corpus, tokenizer, TYPES, 3, training=False)
 
-    def make(folder="stage2", network=None, optimizers=(None, None), train=train, callbacks=None, **settings):
+    def make(folder="stage2", network=None, optimizers=(None, None), train=train, callbacks=None, swapped=None, **settings):
         args = NestedNerTrainingArguments(str(tmp_path / folder), **{**QUICK, **settings})
         torch.manual_seed(0)
         network = {"levels": 3, "head_dropout": 0.0, **(network or {})}
@@ -84,6 +85,7 @@ def stage2(wordpiece_encoder, corpus, tmp_path):
             CoNERForTokenClassification.from_encoder(wordpiece_encoder, config),
             args,
             train_dataset=train,
+            swapped_windows=swapped,
             eval_dataset=evaluation,
             data_collator=BilouCollator(tokenizer),
             processing_class=tokenizer,
@@ -612,6 +614,50 @@ def test_rare_windows_are_seen_more_often(stage2):
     assert len(logged(repeated, "loss")) == 2
     with pytest.raises(ValueError, match="rare_window_target"):
         stage2(rare_window_target=-1)
+
+
+def test_swapped_windows_are_trained_on_beside_the_others(stage2, wordpiece_encoder, corpus):
+    """Also with repeats; frequencies are those of the training set, and evaluation stays as it is."""
+    plain = stage2(logit_adjustment=0.5)
+    copies = swapped_documents(corpus, plain.train_dataset, len(TYPES), SwapSettings(60), seed=1)
+    swapped = bilou_view(copies, load_tokenizer(wordpiece_encoder), TYPES, 3)
+    options = {"swap_target": 60, "logit_adjustment": 0.5, "max_steps": 2}
+    trainer = stage2(swapped=swapped, **options)
+    rows = [row for batch in trainer.get_train_dataloader() for row in batch["input_ids"].tolist()]
+    assert len(rows) == len(plain.train_dataset) + len(swapped) > len(plain.train_dataset)
+    seen = {tuple(token for token in row if token) for row in rows}
+    assert {tuple(row["input_ids"].tolist()) for row in swapped} <= seen
+    both = stage2(swapped=swapped, rare_window_target=60, **options)
+    assert sum(len(batch["labels"]) for batch in both.get_train_dataloader()) > len(rows)
+    assert trainer.train_dataset is plain.train_dataset and len(trainer.eval_dataset) == len(plain.eval_dataset)
+    assert torch.equal(trainer.loss.logit_offsets, plain.loss.logit_offsets)
+    trainer.train()
+    assert len(logged(trainer, "loss")) == 2
+    with pytest.raises(ValueError, match="swap_target needs the copies"):
+        stage2(swap_target=60)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"swap_target": -1}, "swap_target must be 0"),
+        ({"swap_probability": 0}, "swap_probability must lie in"),
+        ({"swap_target": 9, "swap_agreement": "case"}, "swap_agreement must be one of.*'case'"),
+        ({"swap_agreement": "pymorphy3"}, "give a swap_target"),
+    ],
+)
+def test_options_of_swapping_out_of_range(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        NestedNerTrainingArguments(str(tmp_path), **settings)
+
+
+def test_agreement_without_pymorphy3_says_what_to_install(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "pymorphy3" else find_spec(name, *rest)
+    )
+    with pytest.raises(ValueError, match=r"runne-coner\[augmentation\].*swap_agreement none"):
+        NestedNerTrainingArguments(str(tmp_path), swap_target=9, swap_agreement="pymorphy3")
 
 
 def test_layers_have_learning_rates_of_their_own(stage2):
