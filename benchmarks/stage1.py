@@ -5,10 +5,11 @@
 With one encoder and the same windows it prints (a) pairs a second of `in_batch` and of `sampled` at equal batch memory, that is
 with as many windows in a batch, (b) the share of a training step that the loss and the making of pairs take, (c) the share of
 padding in batches drawn by_type, by length and at random, and (d) the peak memory of a step, each in a process of its own, with
-32 windows, 256 in chunks of 32, and 256 at once. Both pair modes take turns, so a machine that slows down slows both.
+32 windows, 256 in chunks of 32, and 256 at once if that fits. Both pair modes take turns, so a slower machine slows both.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -154,18 +155,29 @@ def measure_memory(arguments: argparse.Namespace) -> None:
     print(memory.added / 2**20, taken)
 
 
+def step_memory(arguments: argparse.Namespace, windows: int, chunk_size: int) -> float:
+    """Print and return the MiB that one step of the longest windows adds, in a process of its own."""
+    command = [sys.executable, __file__, "--model", arguments.model, "--documents", arguments.documents]
+    command += ["--threads", str(arguments.threads), "--memory", str(windows), str(chunk_size)]
+    # Without a fixed threshold glibc keeps freed tensors of up to 32 MiB as holes in its heap, and these would be counted.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    megabytes, seconds = map(float, done.stdout.split())
+    name = f"{windows} windows" + (f" in chunks of {chunk_size}" if chunk_size else "")
+    print(f"  {name:<30}{megabytes:8.0f} MiB {seconds:8.1f} s")
+    return megabytes
+
+
 def compare_memory(arguments: argparse.Namespace) -> None:
     print("(d) peak memory that one step adds (weights' gradients and optimiser included), each in its own process")
-    for name, windows, chunk_size in (
-        (f"{WINDOWS} windows", WINDOWS, 0),
-        (f"{LARGE} windows in chunks of {WINDOWS}", LARGE, WINDOWS),
-        (f"{LARGE} windows at once", LARGE, 0),
-    ):
-        command = [sys.executable, __file__, "--model", arguments.model, "--documents", arguments.documents]
-        command += ["--threads", str(arguments.threads), "--memory", str(windows), str(chunk_size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        megabytes, seconds = map(float, done.stdout.split())
-        print(f"  {name:<30}{megabytes:8.0f} MiB {seconds:8.1f} s")
+    small = step_memory(arguments, WINDOWS, 0)
+    chunked = step_memory(arguments, LARGE, WINDOWS)
+    print(f"  {LARGE} in chunks / {WINDOWS}: {chunked / small:.2f} times")
+    needed, free = small * LARGE / WINDOWS, psutil.virtual_memory().available / 2**20
+    if needed < free:
+        step_memory(arguments, LARGE, 0)
+    else:
+        print(f"  {LARGE} windows at once would need about {needed:.0f} MiB, and {free:.0f} MiB are free: not tried")
 
 
 def main() -> None:

@@ -5,17 +5,23 @@ Stage 2: named-entity loss (NEL), Bondarenko 2022, eq. 6; its dice part after Li
 """
 
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .tagging import IGNORE_INDEX, NUM_TAGS, B, O, U
 
 MIN_DISTANCE = 1e-3
 """Distances are held at this floor, where the gradient is 0: float32 cannot tell nearer unit vectors apart, and both
 sqrt and log(1 - p) have an infinite slope at 0."""
+
+
+PAIRS_AT_A_TIME = 2**22
+"""Pairs of spans that are looked at together: 16 MiB in float32, of which DBL needs about ten at the same time."""
 
 
 def floored_sqrt(squared: Tensor) -> Tensor:
@@ -55,6 +61,12 @@ def dbl_pair_loss(distance: Tensor, same: Tensor, margin: float = 1.0, label_smo
     return -(target * log_same + (1.0 - target) * log_different)
 
 
+class RowWeights(Protocol):
+    """Weights `(S, S)` of ordered pairs, read as slices of rows, `(R, S)`: a tensor, or `pair_weights.PairWeights`."""
+
+    def __getitem__(self, rows: slice) -> Tensor: ...
+
+
 class DistanceBasedLogisticLoss(nn.Module):
     """DBL loss over all pairs of spans of a batch, or over pairs drawn in advance.
 
@@ -87,26 +99,64 @@ class DistanceBasedLogisticLoss(nn.Module):
         self.positive_weight = positive_weight
         self.label_smoothing = label_smoothing
 
-    def forward(self, embeddings: Tensor, types: Tensor, groups: Tensor, *, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, embeddings: Tensor, types: Tensor, groups: Tensor, *, weights: RowWeights | None = None
+    ) -> dict[str, Tensor]:
         """Loss of all pairs of distinct spans.
+
+        What is calculated of the S x S pairs is not kept for the backward pass, but calculated there again, some rows at a
+        time, so that the memory does not grow with the square of S.
 
         Args:
             embeddings: `(S, D)` unit-length span embeddings (eq. 2).
             types: `(S,)` type index of each.
             groups: `(S,)` identity of each span: the same words under two types share one number and are no pair.
-            weights: `(S, S)` weight >= 0 of each ordered pair (see `pair_weights`), None for 1 each.
+            weights: `(S, S)` weight >= 0 of each ordered pair; None for 1 each.
         Returns:
             `loss` (scalar with gradient), and detached means over pairs for logging: `positive_distance`,
             `negative_distance` (NaN where there is no such pair).
         """
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
             embeddings = embeddings.float()
-            distance = pairwise_distance(embeddings)
-            same = types[:, None] == types[None, :]
-            weights = pair_mask(groups, weights)
-            pair_loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing)
-            loss = self._balanced_mean(pair_loss, types, weights) + 0.0 * embeddings.sum()
-        return {"loss": loss, **mean_distances(distance, same, weights)}
+            distinct, type_index = torch.unique(types, return_inverse=True)
+            # `one_hot` cannot count the classes of no spans by itself.
+            membership = F.one_hot(type_index, max(len(distinct), 1)).to(embeddings.dtype)
+            found = [
+                checkpoint(self._rows, rows, embeddings, types, groups, membership, weights, use_reentrant=False)
+                for rows in row_blocks(len(types))
+            ]
+            losses, totals, distances, counts = (torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True))
+            loss = self._balanced_mean(losses, totals) + 0.0 * embeddings.sum()
+        positive_distance, negative_distance = distances / counts
+        return {"loss": loss, "positive_distance": positive_distance, "negative_distance": negative_distance}
+
+    def _rows(
+        self,
+        rows: slice,
+        embeddings: Tensor,
+        types: Tensor,
+        groups: Tensor,
+        membership: Tensor,
+        weights: RowWeights | None,
+    ) -> tuple[Tensor, ...]:
+        """Sums over the pairs of some anchors with all spans, whose types `membership` `(S, T)` holds as 0 and 1.
+
+        Returns:
+            Weighted losses and weights, `(T, T)` by the types of both spans; sum of the distances, and number, of the
+            positive and of the negative pairs of weight > 0, `(2,)`, detached.
+        """
+        weights = pair_mask(groups, weights, rows)
+        distance = pairwise_distance(embeddings[rows], embeddings)
+        same = types[rows, None] == types[None, :]
+        pair_loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing)
+        losses = membership[rows].T @ (pair_loss * weights) @ membership
+        totals = membership[rows].T @ weights @ membership
+        with torch.no_grad():
+            compared = weights > 0
+            kinds = torch.stack([same & compared, ~same & compared])
+            distances = (distance * kinds).sum(dim=(1, 2))
+            counts = kinds.sum(dim=(1, 2))
+        return losses, totals, distances, counts
 
     def forward_pairs(self, first: Tensor, second: Tensor, same: Tensor) -> dict[str, Tensor]:
         """Loss of given pairs.
@@ -122,12 +172,8 @@ class DistanceBasedLogisticLoss(nn.Module):
             loss = dbl_pair_loss(distance, same, self.margin, self.label_smoothing).mean()
         return {"loss": loss, **mean_distances(distance, same, torch.ones_like(distance))}
 
-    def _balanced_mean(self, pair_loss: Tensor, types: Tensor, weights: Tensor) -> Tensor:
-        distinct, type_index = torch.unique(types, return_inverse=True)
-        # `one_hot` cannot count the classes of no spans by itself.
-        membership = F.one_hot(type_index, max(len(distinct), 1)).to(pair_loss.dtype)
-        sums = membership.T @ (pair_loss * weights) @ membership
-        totals = membership.T @ weights @ membership
+    def _balanced_mean(self, sums: Tensor, totals: Tensor) -> Tensor:
+        """The loss from the weighted losses and weights `(T, T)` of all pairs of types."""
         present = totals > 0
         means = sums / totals.masked_fill(~present, 1.0)
         positive = torch.eye(len(totals), dtype=torch.bool, device=totals.device) & present
@@ -137,10 +183,21 @@ class DistanceBasedLogisticLoss(nn.Module):
         return self.positive_weight * positive_mean + (1.0 - self.positive_weight) * negative_mean
 
 
-def pair_mask(groups: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Weights `(S, S)` float32 of ordered pairs, 0 between spans of one group, whatever `weights` says there."""
-    allowed = groups[:, None] != groups[None, :]
-    return allowed.float() if weights is None else weights.float() * allowed
+def row_blocks(spans: int) -> list[slice]:
+    """Rows of the S x S pairs in blocks of at most `PAIRS_AT_A_TIME` pairs, or of one row; one block if there is no span."""
+    size = max(PAIRS_AT_A_TIME // max(spans, 1), 1)
+    return [slice(start, min(start + size, spans)) for start in range(0, max(spans, 1), size)]
+
+
+def pair_mask(groups: Tensor, weights: RowWeights | None, rows: slice = slice(None)) -> Tensor:
+    """Weights `(R, S)` float32 of the pairs of anchors `rows` with all spans, 0 within a group, whatever `weights` says.
+
+    Args:
+        groups: `(S,)` identity of each span.
+        weights: of all pairs; None for 1 each.
+    """
+    allowed = groups[rows, None] != groups[None, :]
+    return allowed.float() if weights is None else weights[rows].float() * allowed
 
 
 @torch.no_grad()
@@ -153,15 +210,16 @@ def mean_distances(distance: Tensor, same: Tensor, weights: Tensor) -> dict[str,
     }
 
 
-def pairwise_distance(embeddings: Tensor) -> Tensor:
-    """Euclidean distances between all rows of unit length: `D^2 = 2 - 2 cos`, floored at `MIN_DISTANCE`.
+def pairwise_distance(anchors: Tensor, embeddings: Tensor) -> Tensor:
+    """Euclidean distances between rows of unit length: `D^2 = 2 - 2 cos`, floored at `MIN_DISTANCE`.
 
     Args:
-        embeddings: `(S, D)` float32 of unit length.
+        anchors: `(R, D)` float32 of unit length.
+        embeddings: `(S, D)`, likewise.
     Returns:
-        `(S, S)`.
+        `(R, S)`.
     """
-    return floored_sqrt(2.0 - 2.0 * (embeddings @ embeddings.T))
+    return floored_sqrt(2.0 - 2.0 * (anchors @ embeddings.T))
 
 
 class DiceLoss(nn.Module):

@@ -8,7 +8,7 @@ the same: the loss of a type is the mean over its anchors, and the types' losses
 import torch
 from torch import Tensor, nn
 
-from .losses import DistanceBasedLogisticLoss, mean_distances, pair_mask, pairwise_distance
+from .losses import DistanceBasedLogisticLoss, RowWeights, mean_distances, pair_mask, pairwise_distance
 
 LOSSES = ("dbl", "supcon", "multi_similarity", "n_pairs")
 """Names of the losses of stage 1."""
@@ -35,7 +35,9 @@ class _MetricLoss(nn.Module):
         # The library's own means would let frequent types dominate.
         self.metric = getattr(losses, name)(reducer=reducers.DoNothingReducer(), **options)
 
-    def forward(self, embeddings: Tensor, types: Tensor, groups: Tensor, *, weights: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, embeddings: Tensor, types: Tensor, groups: Tensor, *, weights: RowWeights | None = None
+    ) -> dict[str, Tensor]:
         """Loss of a batch; arguments and result as `losses.DistanceBasedLogisticLoss.forward`.
 
         A batch in which the loss is not defined (no positive pair, say) has loss 0 and gradients of zeros.
@@ -43,6 +45,7 @@ class _MetricLoss(nn.Module):
         Raises:
             ValueError: a weight is neither 0 nor 1.
         """
+        weights = None if weights is None else weights[:]
         if weights is not None and bool(((weights != 0) & (weights != 1)).any()):
             raise ValueError(f"{type(self).__name__} cannot weigh pairs: weights must be 0 or 1; take loss dbl for others")
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
@@ -51,7 +54,8 @@ class _MetricLoss(nn.Module):
             allowed = pair_mask(groups, weights) > 0
             loss = self._balanced(*self._anchor_losses(embeddings, types, same, allowed), types)
             loss = loss + 0.0 * embeddings.sum()
-            distance = pairwise_distance(embeddings.detach())
+            fixed = embeddings.detach()
+            distance = pairwise_distance(fixed, fixed)
         return {"loss": loss, **mean_distances(distance, same, allowed)}
 
     def _pairs(self, types: Tensor, same: Tensor, allowed: Tensor) -> tuple[Tensor, ...]:

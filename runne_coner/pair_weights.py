@@ -1,5 +1,7 @@
 """Which pairs of spans of a batch stage 1 compares, and how much each counts: the weights that its losses take."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ MININGS = ("none", "semi_hard")
 
 
 class PairWeighting(nn.Module):
-    """Weights `(S, S)` of the ordered pairs of spans of a batch; a pair of weight 0 is left out.
+    """Weighs the ordered pairs of spans of a batch; a pair of weight 0 is left out.
 
     Everything is read from tensors with one row a span, so that spans gathered from several processes are weighed like
     those of one, provided that the gatherer numbers the windows of all processes apart.
@@ -68,7 +70,6 @@ class PairWeighting(nn.Module):
             annotated=annotated,
         )
 
-    @torch.no_grad()
     def forward(
         self,
         embeddings: Tensor,
@@ -77,7 +78,7 @@ class PairWeighting(nn.Module):
         groups: Tensor,
         surfaces: Tensor | None = None,
         corpora: Tensor | None = None,
-    ) -> Tensor | None:
+    ) -> "PairWeights | None":
         """Weights of all ordered pairs.
 
         Args:
@@ -88,37 +89,25 @@ class PairWeighting(nn.Module):
             surfaces: `(S,)` number of the words of each span (`preprocessing.surface_id`).
             corpora: `(S,)` corpus of each span, a row of `annotated`.
         Returns:
-            `(S, S)` float32, or None where all pairs count the same.
+            `(S, S)` float32 that are calculated as they are read, a slice of rows at a time; None where all pairs count
+            the same.
         Raises:
             ValueError: an option needs `surfaces` or `corpora`, and there are none.
         """
         if not self._needed():
             return None
-        same = types[:, None] == types[None, :]
-        weights = (groups[:, None] != groups[None, :]).float()
-        if self.negatives_only is not None:
-            weights.masked_fill_(same & (types == self.negatives_only)[:, None], 0.0)
-        if self.same_surface_weight != 1.0:
-            surfaces = _given(surfaces, "surfaces", "same_surface_weight")
-            weights[same & (surfaces[:, None] == surfaces[None, :])] *= self.same_surface_weight
-        if self.overlap_weight != 1.0:
-            weights[~same & _overlapping(spans)] *= self.overlap_weight
-        if self.annotated is not None:
-            corpora = _given(corpora, "corpora", "training on several corpora")
-            knows = self.annotated.to(types.device)[corpora][:, types]
-            weights *= (corpora[:, None] == corpora[None, :]) | (knows & knows.T)
-        if self.mining == "semi_hard" and len(types):
-            weights *= same | self._semi_hard(embeddings.float(), same & (weights > 0), ~same & (weights > 0))
-        return weights
+        if self.same_surface_weight != 1.0 and surfaces is None:
+            raise _missing("surfaces", "same_surface_weight")
+        if self.annotated is not None and corpora is None:
+            raise _missing("corpora", "training on several corpora")
+        return PairWeights(self, embeddings.detach(), spans, types, groups, surfaces, corpora)
 
     def _needed(self) -> bool:
         neutral = self.overlap_weight == self.same_surface_weight == 1.0 and self.mining == "none"
         return not neutral or self.negatives_only is not None or self.annotated is not None
 
-    def _semi_hard(self, embeddings: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """The negative pairs that stay, `(S, S)` bool."""
-        with torch.autocast(device_type=embeddings.device.type, enabled=False):
-            distance = pairwise_distance(embeddings)
+    def _semi_hard(self, distance: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """The negative pairs that stay, bool; all are `(R, S)`, anchors by spans."""
         # For each negative, the farthest positive of its anchor that is nearer than it.
         near = distance.masked_fill(~positive, float("inf")).sort(dim=1).values
         place = torch.searchsorted(near, distance)
@@ -127,13 +116,53 @@ class PairWeighting(nn.Module):
         return torch.where(kept.any(dim=1, keepdim=True), kept, negative)
 
 
-def _given(column: Tensor | None, name: str, option: str) -> Tensor:
-    if column is None:
-        raise ValueError(f"{option} needs the column {name!r}: make batches with EntityCollator from an entity_view")
-    return column
+@dataclass(frozen=True)
+class PairWeights:
+    """Weights of the ordered pairs of one batch of S spans; `weights[rows]` calculates those of a slice of anchors.
+
+    So a loss that goes through the pairs a few rows at a time never holds all S x S of them. Fields are the arguments of
+    `PairWeighting.forward`.
+    """
+
+    weighting: PairWeighting
+    embeddings: Tensor
+    spans: Tensor
+    types: Tensor
+    groups: Tensor
+    surfaces: Tensor | None
+    corpora: Tensor | None
+
+    @torch.no_grad()
+    def __getitem__(self, rows: slice) -> Tensor:
+        """float32 `(R, S)`: anchors `rows` by all spans."""
+        options, types = self.weighting, self.types
+        same = types[rows, None] == types[None, :]
+        weights = (self.groups[rows, None] != self.groups[None, :]).float()
+        if options.negatives_only is not None:
+            weights.masked_fill_(same & (types == options.negatives_only)[None, :], 0.0)
+        if options.same_surface_weight != 1.0:
+            weights[same & (self.surfaces[rows, None] == self.surfaces[None, :])] *= options.same_surface_weight
+        if options.overlap_weight != 1.0:
+            weights[~same & _overlapping(self.spans[rows], self.spans)] *= options.overlap_weight
+        if options.annotated is not None:
+            annotated = options.annotated.to(types.device)
+            # Does the corpus of the anchor annotate the type of the other span, and the other way round?
+            both = annotated[self.corpora[rows]][:, types] & annotated[self.corpora][:, types[rows]].T
+            weights *= (self.corpora[rows, None] == self.corpora[None, :]) | both
+        if options.mining == "semi_hard" and len(types):
+            with torch.autocast(device_type=self.embeddings.device.type, enabled=False):
+                embeddings = self.embeddings.float()
+                distance = pairwise_distance(embeddings[rows], embeddings)
+            weights *= same | options._semi_hard(distance, same & (weights > 0), ~same & (weights > 0))
+        return weights
 
 
-def _overlapping(spans: Tensor) -> Tensor:
-    """`(S, S)` bool: the spans are of one window and share a sub-word."""
-    window, first, end = spans.unbind(-1)
-    return (window[:, None] == window[None, :]) & (first[:, None] < end[None, :]) & (first[None, :] < end[:, None])
+def _missing(name: str, option: str) -> ValueError:
+    return ValueError(f"{option} needs the column {name!r}: make batches with EntityCollator from an entity_view")
+
+
+def _overlapping(anchors: Tensor, spans: Tensor) -> Tensor:
+    """bool `(R, S)`: the spans `(R, 3)` and `(S, 3)` are of one window and share a sub-word."""
+    window, first, end = anchors[:, None].unbind(-1)
+    other_window, other_first, other_end = spans[None, :].unbind(-1)
+    return (window == other_window) & (first < other_end) & (other_first < end)

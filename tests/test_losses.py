@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from runne_coner import losses
 from runne_coner.losses import (
     MIN_DISTANCE,
     DiceLoss,
@@ -98,7 +100,7 @@ def test_a_gradient_step_moves_pairs_the_right_way():
             loss = DistanceBasedLogisticLoss()(embeddings, torch.tensor([0, 0 if same else 1]), torch.arange(2))["loss"]
             (gradient,) = torch.autograd.grad(loss, raw)
             moved = F.normalize(raw.detach() - 1e-4 * gradient, dim=-1)
-            before, after = pairwise_distance(embeddings.detach())[0, 1], pairwise_distance(moved)[0, 1]
+            before, after = pairwise_distance(*embeddings.detach().chunk(2)), pairwise_distance(*moved.chunk(2))
             assert (after < before) if same else (after > before)
 
 
@@ -127,10 +129,13 @@ def reference_in_batch(embeddings, types, spans, margin, weight, smoothing, pair
     return total
 
 
+@pytest.mark.parametrize("pairs_at_a_time", [2**22, 60, 1])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("margin", "weight", "smoothing"), [(1.0, 0.3, 0.0), (0.5, 0.8, 0.1)])
-def test_in_batch_loss_equals_a_double_loop(seed, margin, weight, smoothing, weighted):
+def test_in_batch_loss_equals_a_double_loop(seed, margin, weight, smoothing, weighted, pairs_at_a_time, monkeypatch):
+    """All pairs in one block, in blocks of 4 rows and a rest of 2, or row by row."""
+    monkeypatch.setattr(losses, "PAIRS_AT_A_TIME", pairs_at_a_time)
     generator = torch.Generator().manual_seed(seed)
     raw = unit_vectors(14, 6, seed)
     types = (torch.randint(0, 25, (14,), generator=generator) ** 0.5).long() * 7 + 3  # uneven, with gaps in the numbering
@@ -144,10 +149,41 @@ def test_in_batch_loss_equals_a_double_loop(seed, margin, weight, smoothing, wei
     exact.backward()
     found_raw = raw.float().requires_grad_()
     module = DistanceBasedLogisticLoss(margin, weight, smoothing)
-    found = module(F.normalize(found_raw, dim=-1), types, spans, weights=weights)["loss"]
-    found.backward()
-    assert found.item() == pytest.approx(exact.item(), abs=1e-6)
+    embeddings = F.normalize(found_raw, dim=-1)
+    parts = module(embeddings, types, spans, weights=weights)
+    parts["loss"].backward()
+    assert parts["loss"].item() == pytest.approx(exact.item(), abs=1e-6)
     torch.testing.assert_close(found_raw.grad.double(), exact_raw.grad, rtol=0, atol=1e-6)
+    distance, compared = pairwise_distance(embeddings, embeddings), spans[:, None] != spans[None, :]
+    compared &= torch.ones(14, 14, dtype=torch.bool) if weights is None else weights > 0
+    for name, kind in (("positive", types[:, None] == types), ("negative", types[:, None] != types)):
+        assert parts[f"{name}_distance"].item() == pytest.approx(distance[kind & compared].mean().item(), rel=1e-5)
+        assert not parts[f"{name}_distance"].requires_grad
+
+
+def test_the_pairs_are_not_kept_for_the_backward_pass(monkeypatch):
+    """Nor are all of them in memory at a time: no tensor of the forward or backward pass has as many elements as pairs."""
+    monkeypatch.setattr(losses, "PAIRS_AT_A_TIME", 2000)
+    embeddings = F.normalize(unit_vectors(200, 6).float(), dim=-1).requires_grad_()
+    kept, largest = {}, 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            found = function(*args, **(kwargs or {}))
+            for value in found if isinstance(found, tuple | list) else [found]:
+                largest = max(largest, value.numel() if isinstance(value, torch.Tensor) else 0)
+            return found
+
+    def keep(value):
+        kept[value.data_ptr()] = value.numel()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), Sizes():
+        loss = DistanceBasedLogisticLoss()(embeddings, torch.arange(200) % 7, torch.arange(200))["loss"]
+        assert sum(kept.values()) < 10 * embeddings.numel()
+        loss.backward()
+    assert 2000 <= largest <= 4000 and embeddings.grad.abs().sum() > 0
 
 
 def test_every_ordered_pair_of_types_counts_the_same():
@@ -181,7 +217,7 @@ def test_a_span_is_never_its_own_pair():
     assert math.isnan(parts["positive_distance"]) and math.isnan(parts["negative_distance"])
     # Two types on one span, and another span: the two are no negatives of each other.
     parts = module(embeddings, torch.tensor([0, 1, 0]), torch.tensor([5, 5, 6]))
-    distance = pairwise_distance(embeddings.detach())
+    distance = pairwise_distance(embeddings.detach(), embeddings.detach())
     assert parts["positive_distance"].item() == pytest.approx(distance[0, 2].item())
     assert parts["negative_distance"].item() == pytest.approx(distance[1, 2].item())
 
