@@ -55,7 +55,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "stage2.yaml
 class Stage2Arguments(EncoderArguments):
     """Which encoder is fine-tuned, and the heads on it."""
 
-    levels: int = field(default=1, metadata={"help": "Nesting levels per entity type; 1 is the paper."})
+    levels: int = field(default=2, metadata={"help": "Nesting levels per entity type; 1 is the paper."})
     level_conditioning: str = field(
         default="none",
         metadata={"help": "What a head sees of the level above it: 'none', the head of its 'type', or 'all' heads."},
@@ -165,7 +165,7 @@ def start_model(
 class Views:
     """What stage 2 reads: `corpus` as BILOU views `train` and `evaluation`; `metrics` names what an evaluation gives.
 
-    `swapped` are the copies of training windows that `swap_target` asks for.
+    `swapped` are the copies of training windows that `swap_share` asks for.
     """
 
     corpus: Corpus
@@ -198,8 +198,8 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
         if len(view) == 0:
             raise UsageError(f"the {role} documents hold no word, so there is nothing to read; give documents with text")
     swapped = None
-    if training.swap_target:
-        swaps = SwapSettings(training.swap_target, training.swap_probability, training.swap_agreement)
+    if training.swap_share:
+        swaps = SwapSettings(training.swap_share, training.swap_probability, training.swap_agreement)
         copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
         swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
     # Windows of one length side by side need no padding.

@@ -1,4 +1,4 @@
-"""More training windows for stage 2: copies in which mentions are replaced by others of their type (`swap_target`).
+"""More training windows for stage 2: copies in which mentions are replaced by others of their type (`swap_share`).
 
 What is swapped is a whole mention with everything annotated inside it: its nested mentions leave with it, and those of the new
 one come along. So all annotations stay exact. Copies are made of windows with rare types, as many as `sampling.repeat_factors`
@@ -44,9 +44,9 @@ class Replacement(NamedTuple):
 
 @dataclass(frozen=True)
 class SwapSettings:
-    """Options of `NestedNerTrainingArguments`: `swap_target`, `swap_probability`, `swap_agreement`."""
+    """Options of `NestedNerTrainingArguments`: `swap_share`, `swap_probability`, `swap_agreement`."""
 
-    target: float
+    share: float
     probability: float = 0.5
     agreement: str = "none"
 
@@ -183,7 +183,7 @@ def swapped_documents(documents: Dataset, view: Dataset, num_types: int, setting
         documents: the training documents, features of `documents.FEATURES`.
         view: `preprocessing.bilou_view` of them.
         num_types: entity types of its heads.
-        settings: `target` must be above 0.
+        settings: `share` must be above 0.
     Returns:
         A dataset of documents; ids are `ID@CHARACTER#COPY`.
     Raises:
@@ -202,7 +202,7 @@ def swapped_documents(documents: Dataset, view: Dataset, num_types: int, setting
             f"swap_agreement: pymorphy3 tells the case of {known} of {mentions} different mentions; others replace each other"
         )
     rng = np.random.default_rng([seed, 1])
-    copies = window_copies(view, num_types, settings.target, seed) - 1
+    copies = window_copies(view, num_types, settings.share, seed) - 1
     rows = []
     columns = view.with_format("numpy").select_columns(["document", "core"])
     for index in np.flatnonzero(copies):
@@ -211,7 +211,7 @@ def swapped_documents(documents: Dataset, view: Dataset, num_types: int, setting
         made = (swap_mentions(window, pool, settings.probability, rng) for _ in range(copies[index]))
         distinct = dict.fromkeys(document for document in made if document is not None)
         rows += [to_row(document) | {"id": f"{document.id}#{number}"} for number, document in enumerate(distinct, 1)]
-    print(f"swap_target: {len(rows)} copies of training windows with other mentions, {copies.sum() - len(rows)} had none")
+    print(f"swap_share: {len(rows)} copies of training windows with other mentions, {copies.sum() - len(rows)} had none")
     columns = {name: [row[name] for row in rows] for name in FEATURES}
     return Dataset.from_dict(columns, features=FEATURES)
 

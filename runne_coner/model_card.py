@@ -42,7 +42,7 @@ _HYPERPARAMETERS = (
     " lr_scheduler_type warmup_steps weight_decay optim max_grad_norm label_smoothing_factor bf16 fp16 seed pair_mode loss"
     " margin positive_weight overlap_weight same_surface_weight mining mining_margin"
     " ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma head_weighting logit_adjustment"
-    " rare_window_target swap_target swap_probability swap_agreement layer_decay ema_decay lookahead lookahead_alpha"
+    " rare_type_share swap_share swap_probability swap_agreement layer_decay ema_decay lookahead lookahead_alpha"
     " fgm_epsilon rdrop_weight load_best_model_at_end metric_for_best_model train_sampling_strategy"
 ).split()
 _OF_THE_MACHINE = (
@@ -112,7 +112,7 @@ def stage_facts(
         void.add("mining_margin")
     if settings.get("ce_form") == "plain":
         void.add("focal_gamma")
-    if not settings.get("swap_target"):
+    if not settings.get("swap_share"):
         void |= {"swap_probability", "swap_agreement"}
     if not settings.get("lookahead"):
         void.add("lookahead_alpha")

@@ -22,34 +22,37 @@ def mention_counts(view: Dataset, num_types: int) -> np.ndarray:
     return counts
 
 
-def repeat_factors(counts: np.ndarray, target: float, most: int = MOST_REPEATS) -> np.ndarray:
+def repeat_factors(counts: np.ndarray, share: float, most: int = MOST_REPEATS) -> np.ndarray:
     """How often each window should be seen in an epoch: `sqrt(target / mentions of its rarest type)`, from 1 to `most`.
 
-    The rule knows no names of types: whatever is rarer than `target` in the corpus is seen more often. For example, with
-    `target=300` a window with a type of 30 mentions is seen sqrt(10) = 3.16 times, one with types of 300 mentions or more,
-    or without any, once. It is the repeat factor of Gupta et al. 2019 (LVIS), in mentions instead of shares of images.
+    The target is `share` times the mean number of mentions of the types that the windows have. So the rule knows neither
+    names of types nor the size of the corpus, and repeats nothing where all types are about as frequent. For example, with
+    `share=0.3` and 1,000 mentions of a type in the mean, a window with a type of 30 mentions is seen sqrt(10) = 3.16 times,
+    one with types of 300 mentions or more, or without any, once. It is the repeat factor of Gupta et al. 2019 (LVIS), whose
+    threshold is a share of the images instead.
 
     Args:
         counts: `(windows, types)` mentions, as `mention_counts` gives them.
-        target: mentions from which on a type is not rare, > 0.
+        share: of the mean type, from which on a type is not rare, > 0.
     Returns:
         float64 `(windows,)`.
     """
     mentions = counts.sum(axis=0)
+    target = share * mentions.sum() / max(np.count_nonzero(mentions), 1)
     rarest = np.where(counts > 0, mentions, np.iinfo(np.int64).max).min(axis=1, initial=np.iinfo(np.int64).max)
     return np.sqrt(target / rarest).clip(1.0, most)
 
 
-def window_copies(view: Dataset, num_types: int, target: float, seed: int, most: int = MOST_REPEATS) -> np.ndarray:
+def window_copies(view: Dataset, num_types: int, share: float, seed: int, most: int = MOST_REPEATS) -> np.ndarray:
     """How often each window of a BILOU view stands in an epoch: int64 `(windows,)`, at least 1 (see `repeat_factors`).
 
     The fractional part of a factor is the chance of one more copy, drawn once with `seed`.
     """
-    factors = repeat_factors(mention_counts(view, num_types), target, most)
+    factors = repeat_factors(mention_counts(view, num_types), share, most)
     return np.floor(factors + np.random.default_rng(seed).random(len(factors))).astype(np.int64)
 
 
-def repeat_rare_windows(view: Dataset, num_types: int, target: float, seed: int, most: int = MOST_REPEATS) -> Dataset:
+def repeat_rare_windows(view: Dataset, num_types: int, share: float, seed: int, most: int = MOST_REPEATS) -> Dataset:
     """A BILOU view in which windows with rare types stand several times (see `window_copies`).
 
     Every process of a run, and a resumed run, has the same rows. Copies stand side by side; samplers that shuffle or group by
@@ -58,8 +61,8 @@ def repeat_rare_windows(view: Dataset, num_types: int, target: float, seed: int,
     Args:
         view: from `preprocessing.bilou_view`.
         num_types: entity types of its heads.
-        target, most: see `repeat_factors`; `target` 0 gives the view as it is.
+        share, most: see `repeat_factors`; `share` 0 gives the view as it is.
     """
-    if not target:
+    if not share:
         return view
-    return view.select(np.repeat(np.arange(len(view)), window_copies(view, num_types, target, seed, most)))
+    return view.select(np.repeat(np.arange(len(view)), window_copies(view, num_types, share, seed, most)))

@@ -266,10 +266,10 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     Args:
         model: None with `model_init`.
         loss: default `named_entity_loss(args, train_dataset)`.
-        swapped_windows: BILOU view of the copies that `swap_target` asks for (`entity_swap.swapped_documents`); they are
+        swapped_windows: BILOU view of the copies that `swap_share` asks for (`entity_swap.swapped_documents`); they are
             trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
     Raises:
-        ValueError: `swap_target` without `swapped_windows`.
+        ValueError: `swap_share` without `swapped_windows`.
     """
 
     def __init__(
@@ -281,8 +281,8 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         swapped_windows: Dataset | None = None,
         **kwargs,
     ):
-        if args.swap_target and swapped_windows is None:
-            raise ValueError("swap_target needs the copies with other mentions; give swapped_windows, or leave it out")
+        if args.swap_share and swapped_windows is None:
+            raise ValueError("swap_share needs the copies with other mentions; give swapped_windows, or leave it out")
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(self.model.config.transition_priors)
@@ -301,7 +301,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         windows = self.train_dataset
         num_types = len(self.model.config.entity_types)
         try:
-            self.train_dataset = repeat_rare_windows(windows, num_types, self.args.rare_window_target, self.args.seed)
+            self.train_dataset = repeat_rare_windows(windows, num_types, self.args.rare_type_share, self.args.seed)
             if self.swapped_windows is not None:
                 self.train_dataset = concatenate_datasets([self.train_dataset, self.swapped_windows])
             return super().get_train_dataloader()

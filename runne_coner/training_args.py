@@ -20,7 +20,7 @@ _NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining":
 """Options of the choice of pairs of a batch, with the values that change nothing."""
 _OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
 """Options that only the DBL loss has, with their defaults."""
-_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_window_target", "swap_target", "fgm_epsilon", "rdrop_weight")
+_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_type_share", "swap_share", "fgm_epsilon", "rdrop_weight")
 """Options of stage 2 that change nothing at 0, and grow from there."""
 
 
@@ -243,10 +243,10 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             is off.
 
     Parameters that control what is trained on:
-        rare_window_target: windows with a type of fewer mentions stand several times in an epoch, see
-            `sampling.repeat_factors`; 0 leaves all windows single.
-        swap_target: such windows are joined by as many copies in which mentions are replaced by others of their type, see
-            `entity_swap`; 0 is off. It may be combined with `rare_window_target`.
+        rare_type_share: windows with a type of fewer mentions than this share of the mean type stand several times in an
+            epoch, see `sampling.repeat_factors`; 0 leaves all windows single.
+        swap_share: such windows are joined by as many copies in which mentions are replaced by others of their type, see
+            `entity_swap`; 0 is off. It may be combined with `rare_type_share`.
         swap_probability: chance of every mention of a copy to be replaced.
         swap_agreement: `pymorphy3` replaces Russian mentions only by those that may stand in the same case and number
             (`morphology.Readings`); `none`.
@@ -285,13 +285,16 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     logit_adjustment: float = field(
         default=0.0, metadata={"help": "Strength tau with which the loss adds the log-frequencies of tags to logits; 0 = off."}
     )
-    rare_window_target: float = field(
-        default=0.0,
-        metadata={"help": "Repeat windows whose rarest type has n mentions sqrt(target / n) times, 1 to 8; 0 = off (try 300)."},
+    rare_type_share: float = field(
+        default=0.3,
+        metadata={
+            "help": "Repeat windows whose rarest type has n mentions sqrt(share * mean / n) times, 1 to 8, where a type has"
+            " mean mentions; 0 = off."
+        },
     )
-    swap_target: float = field(
+    swap_share: float = field(
         default=0.0,
-        metadata={"help": "Add copies of windows as rare_window_target repeats them, with other mentions; 0 = off (try 300)."},
+        metadata={"help": "Add copies of windows as rare_type_share repeats them, with other mentions; 0 = off (try 0.3)."},
     )
     swap_probability: float = field(
         default=0.5, metadata={"help": "Chance of a mention of such a copy to be replaced by another of its type."}
@@ -345,11 +348,11 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
 
     def _check_swaps(self) -> None:
         if not 0.0 < self.swap_probability <= 1.0:
-            raise ValueError(f"swap_probability must lie in (0, 1], got {self.swap_probability}; swap_target 0 swaps nothing")
+            raise ValueError(f"swap_probability must lie in (0, 1], got {self.swap_probability}; swap_share 0 swaps nothing")
         if self.swap_agreement not in SWAP_AGREEMENTS:
             raise ValueError(f"swap_agreement must be one of {SWAP_AGREEMENTS}, got {self.swap_agreement!r}")
-        if self.swap_agreement != "none" and not self.swap_target:
-            raise ValueError(f"swap_agreement {self.swap_agreement} says how mentions are swapped; give a swap_target as well")
+        if self.swap_agreement != "none" and not self.swap_share:
+            raise ValueError(f"swap_agreement {self.swap_agreement} says how mentions are swapped; give a swap_share as well")
         if self.swap_agreement == "pymorphy3" and importlib.util.find_spec("pymorphy3") is None:
             raise ValueError(
                 'swap_agreement pymorphy3 needs pymorphy3: pip install "runne-coner[augmentation]", or take swap_agreement none'

@@ -233,9 +233,9 @@ def view_of(documents, encoder, levels=2):
 def test_copies_are_those_of_rare_windows(wordpiece_encoder, capsys):
     documents = make_documents(copies=3)
     view = view_of(documents, wordpiece_encoder)
-    settings = SwapSettings(target=40, probability=0.5)
+    settings = SwapSettings(share=4, probability=0.5)
     copies = swapped_documents(documents, view, len(TYPES), settings, seed=3)
-    wanted = window_copies(view, len(TYPES), 40, seed=3) - 1
+    wanted = window_copies(view, len(TYPES), 4, seed=3) - 1
     assert 0 < len(copies) <= wanted.sum() and f"{len(copies)} copies" in capsys.readouterr().out
     assert len(set(copies["id"])) == len(copies) and copies.features == FEATURES
     texts = {document["text"] for document in documents}

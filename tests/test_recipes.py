@@ -306,11 +306,11 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     argv = ["--model_name_or_path", wordpiece_encoder, "--output_dir", folder, "--cpu_threads", 1]
     argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
     # What changes the training windows, a step or the weights must do the same in every process.
-    argv += ["--rare_window_target", 40, "--swap_target", 40, "--swap_agreement", "pymorphy3"]
+    argv += ["--rare_type_share", 4, "--swap_share", 4, "--swap_agreement", "pymorphy3"]
     argv += ["--ema_decay", 0.5, "--fgm_epsilon", 0.1, "--level_conditioning", "type"]
     done = run("stage2.py", *argv, processes=2)
     assert done.stdout.count("stage 2 left its model") == 1
-    made = re.findall(r"swap_target: (\d+) copies", done.stdout)
+    made = re.findall(r"swap_share: (\d+) copies", done.stdout)
     assert len(made) == 2 and made[0] == made[1] != "0"
     model = AutoModelForTokenClassification.from_pretrained(folder)
     tokenizer = load_tokenizer(str(folder))
@@ -487,10 +487,10 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--level_conditioning", "some"], "level_conditioning.*'some'"),
         ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),
         ("stage2", ["--ema_decay", "nan"], "ema_decay must be a finite number"),
-        ("stage2", ["--rare_window_target", "inf"], "rare_window_target must be a finite number"),
-        ("stage2", ["--swap_target", "nan"], "swap_target must be a finite number"),
+        ("stage2", ["--rare_type_share", "inf"], "rare_type_share must be a finite number"),
+        ("stage2", ["--swap_share", "nan"], "swap_share must be a finite number"),
         ("stage2", ["--swap_probability", "2"], "swap_probability must lie in"),
-        ("stage2", ["--swap_agreement", "pymorphy3"], "give a swap_target"),
+        ("stage2", ["--swap_agreement", "pymorphy3"], "give a swap_share"),
         ("stage2", ["--logit_adjustment", "-1"], "logit_adjustment must be 0 \\(off\\) or a positive number, got -1"),
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
         ("stage2", ["--head_dropout", "1"], "head_dropout"),

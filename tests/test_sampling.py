@@ -35,25 +35,33 @@ def test_mentions_are_those_of_the_documents(documents, wordpiece_encoder):
     assert (truth - counts.sum(axis=0)).min() >= 0 and (truth - counts.sum(axis=0)).sum() <= 1
 
 
-@pytest.mark.parametrize(("mentions", "factor"), [(30, 10**0.5), (300, 1.0), (4000, 1.0), (3, 8.0), (75, 2.0)])
+@pytest.mark.parametrize(("mentions", "factor"), [(30, 10**0.5), (300, 1.0), (990, 1.0), (3, 8.0), (75, 2.0)])
 def test_the_factor_is_the_square_root_of_target_over_mentions(mentions, factor):
     # One window with the type and a frequent one, one with the frequent one alone, one empty; the rest of the mentions apart.
-    counts = np.array([[1, 1], [0, 1], [0, 0], [mentions - 1, 9998]])
-    assert repeat_factors(counts, 300)[:3] == pytest.approx([factor, 1.0, 1.0])
+    # A third type is not mentioned at all, and so is no part of the mean, of 1000.
+    counts = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [mentions - 1, 1998 - mentions, 0]])
+    assert repeat_factors(counts, 0.3)[:3] == pytest.approx([factor, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("mentions", [1, 20, 5000])
+def test_neither_the_size_of_the_corpus_nor_a_type_as_frequent_as_others_matters(mentions):
+    counts = np.eye(4, dtype=np.int64) * [mentions, mentions, mentions, 3 * mentions]
+    assert repeat_factors(counts, 0.3).tolist() == [1.0] * 4
+    assert repeat_factors(counts, 6.0) == pytest.approx([3.0, 3.0, 3.0, 3**0.5])  # mean 1.5 x mentions
 
 
 def test_a_window_counts_by_its_rarest_type():
     counts = np.array([[1, 1, 0], [0, 99, 0], [3, 0, 1]])
-    assert repeat_factors(counts, 16) == pytest.approx([2.0, 1.0, 4.0])  # 4, 100 and 1 mentions
+    assert repeat_factors(counts, 48 / 105) == pytest.approx([2.0, 1.0, 4.0])  # 4, 100 and 1 mentions: target 16
 
 
 def test_fractions_are_drawn_with_a_seed():
     view = labelled(*[[(0, [4])]] * 100, *[[(1, [4])]] * 400, *[[]] * 300, heads=2)
-    repeated = repeat_rare_windows(view, 2, 225, seed=3)  # sqrt(225 / 100) = 1.5
+    repeated = repeat_rare_windows(view, 2, 0.9, seed=3)  # sqrt(0.9 x 250 / 100) = 1.5
     counts = mention_counts(repeated, 2).sum(axis=0)
     assert 130 <= counts[0] <= 170 and counts[1] == 400 and len(repeated) == counts.sum() + 300
-    assert repeated["labels"][:] == repeat_rare_windows(view, 2, 225, seed=3)["labels"][:]
-    assert len({len(repeat_rare_windows(view, 2, 225, seed=seed)) for seed in range(2)}) == 2
+    assert repeated["labels"][:] == repeat_rare_windows(view, 2, 0.9, seed=3)["labels"][:]
+    assert len({len(repeat_rare_windows(view, 2, 0.9, seed=seed)) for seed in range(2)}) == 2
     assert repeat_rare_windows(view, 2, 0, seed=3) is view
 
 
@@ -61,10 +69,10 @@ def test_names_of_types_do_not_matter(wordpiece_encoder):
     documents = make_documents(copies=2)
     tokenizer = load_tokenizer(wordpiece_encoder)
     views = [bilou_view(documents, tokenizer, types) for types in (TYPES, TYPES[::-1])]
-    first, second = ([row["input_ids"].tolist() for row in repeat_rare_windows(view, len(TYPES), 40, 7)] for view in views)
+    first, second = ([row["input_ids"].tolist() for row in repeat_rare_windows(view, len(TYPES), 4, 7)] for view in views)
     assert first == second and len(first) > len(views[0])
 
 
 def test_a_view_without_windows_or_mentions():
-    assert len(repeat_rare_windows(labelled(heads=2), 2, 300, seed=0)) == 0
-    assert len(repeat_rare_windows(labelled([], [], heads=2), 2, 300, seed=0)) == 2
+    assert len(repeat_rare_windows(labelled(heads=2), 2, 0.3, seed=0)) == 0
+    assert len(repeat_rare_windows(labelled([], [], heads=2), 2, 0.3, seed=0)) == 2

@@ -604,7 +604,7 @@ def test_conditioning_of_levels_is_trained_like_the_heads(stage2, scope):
 
 def test_rare_windows_are_seen_more_often(stage2):
     """With length grouping, and without touching the dataset that was given."""
-    plain, repeated = stage2(), stage2(rare_window_target=60)
+    plain, repeated = stage2(rare_type_share=0), stage2(rare_type_share=4)
     dataset = repeated.train_dataset
     counts = [sum(len(batch["labels"]) for batch in trainer.get_train_dataloader()) for trainer in (plain, repeated)]
     assert counts[0] == len(dataset) < counts[1] < 8 * len(dataset)
@@ -612,38 +612,38 @@ def test_rare_windows_are_seen_more_often(stage2):
     repeated.args.max_steps = 2
     repeated.train()
     assert len(logged(repeated, "loss")) == 2
-    with pytest.raises(ValueError, match="rare_window_target"):
-        stage2(rare_window_target=-1)
+    with pytest.raises(ValueError, match="rare_type_share"):
+        stage2(rare_type_share=-1)
 
 
 def test_swapped_windows_are_trained_on_beside_the_others(stage2, wordpiece_encoder, corpus):
     """Also with repeats; frequencies are those of the training set, and evaluation stays as it is."""
-    plain = stage2(logit_adjustment=0.5)
-    copies = swapped_documents(corpus, plain.train_dataset, len(TYPES), SwapSettings(60), seed=1)
+    plain = stage2(logit_adjustment=0.5, rare_type_share=0)
+    copies = swapped_documents(corpus, plain.train_dataset, len(TYPES), SwapSettings(4), seed=1)
     swapped = bilou_view(copies, load_tokenizer(wordpiece_encoder), TYPES, 3)
-    options = {"swap_target": 60, "logit_adjustment": 0.5, "max_steps": 2}
-    trainer = stage2(swapped=swapped, **options)
+    options = {"swap_share": 4, "logit_adjustment": 0.5, "max_steps": 2}
+    trainer = stage2(swapped=swapped, rare_type_share=0, **options)
     rows = [row for batch in trainer.get_train_dataloader() for row in batch["input_ids"].tolist()]
     assert len(rows) == len(plain.train_dataset) + len(swapped) > len(plain.train_dataset)
     seen = {tuple(token for token in row if token) for row in rows}
     assert {tuple(row["input_ids"].tolist()) for row in swapped} <= seen
-    both = stage2(swapped=swapped, rare_window_target=60, **options)
+    both = stage2(swapped=swapped, rare_type_share=4, **options)
     assert sum(len(batch["labels"]) for batch in both.get_train_dataloader()) > len(rows)
     assert trainer.train_dataset is plain.train_dataset and len(trainer.eval_dataset) == len(plain.eval_dataset)
     assert torch.equal(trainer.loss.logit_offsets, plain.loss.logit_offsets)
     trainer.train()
     assert len(logged(trainer, "loss")) == 2
-    with pytest.raises(ValueError, match="swap_target needs the copies"):
-        stage2(swap_target=60)
+    with pytest.raises(ValueError, match="swap_share needs the copies"):
+        stage2(swap_share=4)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"swap_target": -1}, "swap_target must be 0"),
+        ({"swap_share": -1}, "swap_share must be 0"),
         ({"swap_probability": 0}, "swap_probability must lie in"),
-        ({"swap_target": 9, "swap_agreement": "case"}, "swap_agreement must be one of.*'case'"),
-        ({"swap_agreement": "pymorphy3"}, "give a swap_target"),
+        ({"swap_share": 9, "swap_agreement": "case"}, "swap_agreement must be one of.*'case'"),
+        ({"swap_agreement": "pymorphy3"}, "give a swap_share"),
     ],
 )
 def test_options_of_swapping_out_of_range(tmp_path, settings, message):
@@ -657,7 +657,7 @@ def test_agreement_without_pymorphy3_says_what_to_install(tmp_path, monkeypatch)
         importlib.util, "find_spec", lambda name, *rest: None if name == "pymorphy3" else find_spec(name, *rest)
     )
     with pytest.raises(ValueError, match=r"runne-coner\[augmentation\].*swap_agreement none"):
-        NestedNerTrainingArguments(str(tmp_path), swap_target=9, swap_agreement="pymorphy3")
+        NestedNerTrainingArguments(str(tmp_path), swap_share=9, swap_agreement="pymorphy3")
 
 
 def test_layers_have_learning_rates_of_their_own(stage2):
