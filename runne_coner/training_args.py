@@ -232,7 +232,7 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
 
     Parameters that control the loss (eq. 6):
         ce_weight: alpha, weight of the cross-entropy.
-        dice_weight: weight of the dice term; 0 leaves it out.
+        dice_weight: weight of the dice term, 1 in the paper; 0 leaves it out (it did not help, see docs/stage2.md).
         dice_smoothing: gamma.
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
@@ -274,7 +274,7 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     """
 
     ce_weight: float = field(default=5.0, metadata={"help": "Weight alpha of the cross-entropy in the loss."})
-    dice_weight: float = field(default=1.0, metadata={"help": "Weight of the dice term in the loss; 0 leaves it out."})
+    dice_weight: float = field(default=0.0, metadata={"help": "Weight of the dice term in the loss (1 in the paper); 0 = off."})
     dice_smoothing: float = field(default=1.0, metadata={"help": "Smoothing gamma of the dice term."})
     dice_reduction: str = field(default="token", metadata={"help": "Dice per 'token' or over the 'batch'."})
     ce_form: str = field(
