@@ -60,7 +60,7 @@ def test_pairs_across_corpora(wordpiece_encoder):
     weights = weighting(torch.zeros(6, 2), spans, batch["types"], torch.arange(6), batch["surfaces"], corpora)
     expected = np.kron(np.eye(2), np.ones((3, 3))) - np.eye(6)
     expected[0, 3] = expected[3, 0] = 1
-    assert weights.tolist() == expected.tolist()
+    assert weights[:].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
