@@ -43,6 +43,7 @@ from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
+from runne_coner.tagging import rarity_offsets
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
 from runne_coner.viterbi import count_view_transitions, counted_priors
@@ -150,7 +151,9 @@ def start_model(
             print(f"heads {what} ({len(names)}): {', '.join(names) or 'none'}")
     if network.head_bias == "frequency":
         # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
-        model.set_head_bias(count_tags(train), 1.0 - training.logit_adjustment, heads=list(new))
+        tag_counts = count_tags(train)
+        offsets = training.logit_adjustment * rarity_offsets(tag_counts, len(config.entity_types))
+        model.set_head_bias(tag_counts, offsets, heads=list(new))
     if network.head_init != "random" and len(new):
         model.to(training.device)
         collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size

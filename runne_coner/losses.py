@@ -320,9 +320,9 @@ class NamedEntityLoss(nn.Module):
         ce_form: `plain`, `focal` or `asymmetric`.
         focal_gamma: gamma of the latter two, >= 0; 0 is `plain`.
         head_weights: `(heads,)` factors of the cross-entropy of each head, default 1 (see `balanced_head_weights`).
-        logit_offsets: `(heads, 5)` added to the logits of the cross-entropy: `tau * tagging.tag_log_frequencies(counts)` is
-            logit adjustment (Menon et al. 2021, eq. 10), which teaches the heads to score tags as if all were equally
-            frequent. They are no part of the model, so its own logits favour rare tags.
+        logit_offsets: `(heads, 5)` added to the logits of the cross-entropy: `tau * tagging.rarity_offsets(counts, types)` is
+            logit adjustment (after Menon et al. 2021, eq. 10), which teaches the heads to score the mentions of rare types
+            and of inner levels as if they were more frequent. It is no part of the model, whose own logits favour them.
     """
 
     def __init__(

@@ -292,16 +292,16 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
             initialization.zeros_(module.weight)
 
     @torch.no_grad()
-    def set_head_bias(self, tag_counts: np.ndarray, share: float = 1.0, heads: list[int] | None = None) -> None:
+    def set_head_bias(self, tag_counts: np.ndarray, offsets: np.ndarray | None = None, heads: list[int] | None = None) -> None:
         """Start heads at the tag frequencies of the training set, instead of learning first that most tags are O.
 
         Args:
             tag_counts: `(heads, 5)` how often each head has each tag; 1 is added to each, so that no tag is ruled out.
-            share: factor of the log-frequencies; what a logit adjustment of strength t supplies is left out with 1 - t.
+            offsets: `(heads, 5)` what the loss adds to the logits in training (logit adjustment), and so is left out here.
             heads: indices of the heads to set, by default all.
         """
         chosen = slice(None) if heads is None else heads
-        frequencies = torch.from_numpy(share * tag_log_frequencies(tag_counts))
+        frequencies = torch.from_numpy(tag_log_frequencies(tag_counts) - (0.0 if offsets is None else offsets))
         bias = self.classifier.bias.unflatten(0, (-1, NUM_TAGS))
         bias[chosen] = frequencies[chosen].to(bias)
 

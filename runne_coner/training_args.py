@@ -239,8 +239,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
         head_weighting: `balanced` weighs the cross-entropy of a head by how few mentions of it the training windows have
             (`losses.balanced_head_weights`); `none`.
-        logit_adjustment: tau of Menon et al. 2021: the loss adds tau times the log-frequency of each tag to the logits; 0
-            is off.
+        logit_adjustment: tau, how strongly heads with few mentions are favoured: in training the loss lowers their logits of
+            all tags but O by tau times `tagging.head_rarity` (after Menon et al. 2021); 0 is off.
 
     Parameters that control what is trained on:
         rare_type_share: windows with a type of fewer mentions than this share of the mean type stand several times in an
@@ -285,7 +285,7 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         default="none", metadata={"help": "Cross-entropy of heads weighed by their mentions ('balanced'), or 'none'."}
     )
     logit_adjustment: float = field(
-        default=0.0, metadata={"help": "Strength tau with which the loss adds the log-frequencies of tags to logits; 0 = off."}
+        default=0.0, metadata={"help": "Strength tau of the favour to heads with few mentions; 0 = off."}
     )
     rare_type_share: float = field(
         default=0.3,

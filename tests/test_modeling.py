@@ -162,14 +162,18 @@ def test_stage_2_takes_the_encoder_that_stage_1_leaves(encoder_folder, batch, tm
         assert torch.equal(AutoModel.from_pretrained(tmp_path / "stage1")(**batch).last_hidden_state, expected)
 
 
-def test_the_bias_of_heads_is_their_log_frequencies(bert_folder):
+@pytest.mark.parametrize("adjusted", [False, True])
+def test_the_bias_of_heads_is_their_log_frequencies(bert_folder, adjusted):
+    """Without what the loss will add."""
     counts = np.array([[94, 1, 0, 1, 0]] * 6)
+    offsets = np.arange(30.0).reshape(6, 5) if adjusted else np.zeros((6, 5))
     model = recognizer(bert_folder)
     before = model.classifier.bias.detach().clone().unflatten(0, (6, 5))
-    model.set_head_bias(counts, 0.5, heads=[1, 4])
+    model.set_head_bias(counts, offsets if adjusted else None, heads=[1, 4])
     bias = model.classifier.bias.detach().unflatten(0, (6, 5))
     for head in range(6):
-        expected = 0.5 * torch.tensor([95, 2, 1, 2, 1]).div(101).log() if head in (1, 4) else before[head]
+        frequencies = torch.tensor([95, 2, 1, 2, 1]).div(101).log()
+        expected = frequencies - torch.tensor(offsets[head]).float() if head in (1, 4) else before[head]
         torch.testing.assert_close(bias[head], expected)
 
 

@@ -1,6 +1,7 @@
 """Tags, levels and spans: properties, and seqeval's strict BILOU reading as the outside view."""
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from runne_coner.tagging import (
     character_spans,
     head_index,
     head_names,
+    head_rarity,
     nesting_levels,
+    rarity_offsets,
     spans_from_tags,
 )
 
@@ -105,6 +108,26 @@ def test_of_two_crossing_spans_the_shorter_goes_down():
 def test_doubled_and_empty_spans_are_errors(spans):
     with pytest.raises(ValueError, match="twice|empty"):
         nesting_levels(spans)
+
+
+def test_rarity_of_heads_worked_by_hand():
+    counts = np.array([[9, 900, 5, 900, 100], [9, 0, 0, 0, 10], [9, 60, 0, 60, 40], [9, 0, 0, 0, 0]])
+    rarity = head_rarity(counts, 2)
+    assert rarity == pytest.approx([0.0, math.log(5.55), math.log(5.0), 0.0])
+    offsets = rarity_offsets(counts, 2)
+    assert offsets == pytest.approx(-rarity[:, None] * np.array([0, 1, 1, 1, 1]))
+    assert head_rarity(np.zeros((6, 5)), 2).tolist() == [0.0] * 6  # no mention at all
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=3, max_size=3), st.integers(2, 50))
+def test_rarity_depends_on_the_mix_of_types_and_not_on_the_size_of_a_corpus(mentions, times):
+    counts = np.zeros((3, 5))
+    counts[:, U] = mentions
+    rarity = head_rarity(counts, 3)
+    assert head_rarity(counts * times, 3) == pytest.approx(rarity)
+    assert (rarity >= 0).all() and rarity[np.argmax(mentions)] == 0
+    order = sorted((n, r) for n, r in zip(mentions, rarity, strict=True) if n)
+    assert [r for _, r in order] == sorted((r for _, r in order), reverse=True)
 
 
 def test_heads_are_ordered_level_by_level():

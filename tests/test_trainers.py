@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from conftest import TYPES, make_documents
+from datasets import concatenate_datasets
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
@@ -25,7 +26,7 @@ from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_tokenizer
 from runne_coner.span_metrics import SpanMetricError
-from runne_coner.tagging import IGNORE_INDEX, SPECIAL, tag_log_frequencies
+from runne_coner.tagging import IGNORE_INDEX, SPECIAL, O, rarity_offsets
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from runne_coner.windows import WindowSettings
@@ -859,17 +860,25 @@ def test_lookahead_needs_an_optimiser_that_only_steps_and_its_library(stage2, mo
 
 
 def test_frequencies_of_the_training_set_reach_the_loss(stage2):
-    trainer = stage2(head_weighting="balanced", logit_adjustment=0.5, ce_form="focal", focal_gamma=1.5, max_steps=2)
+    windows = stage2().train_dataset
+    rare = TYPES.index("DISEASE")
+    without = windows.filter(lambda row: (np.array(row["labels"])[:, rare :: len(TYPES)] <= 0).all())
+    common = concatenate_datasets([windows, *[without] * 40])
+    options = {"head_weighting": "balanced", "logit_adjustment": 0.5, "ce_form": "focal", "focal_gamma": 1.5}
+    trainer = stage2(train=common, max_steps=2, **options)
     counts = count_tags(trainer.train_dataset)
     assert trainer.loss.head_weights.numpy() == pytest.approx(balanced_head_weights(counts), rel=1e-5)
-    assert trainer.loss.logit_offsets.numpy() == pytest.approx(0.5 * tag_log_frequencies(counts), rel=1e-5)
+    assert trainer.loss.logit_offsets.numpy() == pytest.approx(0.5 * rarity_offsets(counts, len(TYPES)), rel=1e-5)
+    assert (trainer.loss.logit_offsets[rare, 1:] < 0).all() and (trainer.loss.logit_offsets[:, O] == 0).all()
     assert (trainer.loss.ce_form, trainer.loss.focal_gamma) == ("focal", 1.5)
     trainer.train()
     assert np.isfinite(logged(trainer, "loss")).all()
     plain = stage2()
     assert plain.loss.head_weights is None and plain.loss.logit_offsets is None
     with pytest.raises(ValueError, match="train_dataset"):
-        stage2(train=None, logit_adjustment=1.0)
+        stage2(train=None, head_weighting="balanced")
+    # Who only evaluates has nothing to adjust.
+    assert stage2(train=None, logit_adjustment=1.0).loss.logit_offsets is None
 
 
 @pytest.mark.parametrize(
