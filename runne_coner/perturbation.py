@@ -1,4 +1,4 @@
-"""Regularisation of stage 2 by what a batch looks like: masked words, perturbed inputs (FGM), other dropout masks (R-Drop)."""
+"""Regularisation of stage 2 by second looks at a batch: with perturbed inputs (FGM), or with other dropout masks (R-Drop)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,24 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .tagging import FIRST, IGNORE_INDEX, SPECIAL, WHOLE
-
-
-def mask_words(input_ids: Tensor, subword_cases: Tensor, mask_token_id: int, probability: float) -> Tensor:
-    """A batch in which words are replaced by the mask token, so that mentions must be told from their context, and the
-    context from the rest of it (word dropout, Iyyer et al. 2015, with the token that the encoder knows for it).
-
-    Args:
-        input_ids: `(batch, tokens)`.
-        subword_cases: `(batch, tokens)` case of each token (see `tagging`); special tokens and padding stay.
-        mask_token_id: every sub-word of a chosen word becomes this token.
-        probability: chance of each word to be chosen, drawn from torch's random state.
-    Returns:
-        `(batch, tokens)`, a new tensor.
-    """
-    word = ((subword_cases == WHOLE) | (subword_cases == FIRST)).cumsum(dim=1)
-    drawn = torch.rand(word.shape[0], word.shape[1] + 1, device=input_ids.device) < probability
-    return input_ids.masked_fill(drawn.gather(1, word) & (subword_cases != SPECIAL), mask_token_id)
+from .tagging import IGNORE_INDEX
 
 
 class FastGradient:

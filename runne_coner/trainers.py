@@ -22,7 +22,7 @@ from .losses import NamedEntityLoss, balanced_head_weights
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
 from .optimization import WeightAveraging, check_same_optimizer, layer_scales, set_learning_rates, with_lookahead
-from .perturbation import FastGradient, mask_words, rdrop_divergence
+from .perturbation import FastGradient, rdrop_divergence
 from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
 from .tagging import rarity_offsets
@@ -272,8 +272,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         swapped_windows: BILOU view of the copies that `swap_share` asks for (`entity_swap.swapped_documents`); they are
             trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
     Raises:
-        ValueError: `swap_share` without `swapped_windows`, or `mask_probability` without a `processing_class` that has a
-            mask token.
+        ValueError: `swap_share` without `swapped_windows`.
     """
 
     def __init__(
@@ -288,9 +287,6 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         if args.swap_share and swapped_windows is None:
             raise ValueError("swap_share needs the copies with other mentions; give swapped_windows, or leave it out")
         super().__init__(model, args, loss=loss, **kwargs)
-        self._mask_token_id = getattr(self.processing_class, "mask_token_id", None)
-        if args.mask_probability and self._mask_token_id is None:
-            raise ValueError("mask_probability needs a tokenizer with a mask token as processing_class; set it to 0")
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(self.model.config.transition_priors)
         self.swapped_windows = swapped_windows
@@ -330,11 +326,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         return optimizer
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As the Trainer's, on a batch with masked words; with `fgm_epsilon` a second pass on perturbed inputs adds its
-        gradients."""
-        if self.args.mask_probability:
-            ids, cases = inputs["input_ids"], inputs["subword_cases"]
-            inputs = {**inputs, "input_ids": mask_words(ids, cases, self._mask_token_id, self.args.mask_probability)}
+        """As the Trainer's; with `fgm_epsilon` a second pass on perturbed inputs adds its gradients."""
         if not self.args.fgm_epsilon:
             return super().training_step(model, inputs, num_items_in_batch)
         attack = FastGradient(self.model.encoder.get_input_embeddings(), self.args.fgm_epsilon)

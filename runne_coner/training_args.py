@@ -262,8 +262,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         lookahead, lookahead_alpha: see `optimization.with_lookahead`; 0 steps is off.
 
     Parameters that control regularisation:
-        mask_probability: chance of each word of a training batch to be replaced by the mask token
-            (`perturbation.mask_words`); 0 is off.
         fgm_epsilon: length of the adversarial perturbation of the word embeddings of a window; 0 is off, else a step costs
             twice as much (`perturbation.FastGradient`).
         rdrop_weight: weight of the divergence between two passes with different dropout masks; 0 is off, else a step
@@ -312,9 +310,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     ema_decay: float = field(
         default=0.0, metadata={"help": "Evaluate and save a running average of the weights with this decay, as 0.999; 0 = off."}
     )
-    mask_probability: float = field(
-        default=0.0, metadata={"help": "Chance of a word of a training batch to be replaced by the mask token; 0 = off."}
-    )
     fgm_epsilon: float = field(
         default=0.0, metadata={"help": "Length of the adversarial perturbation of the word embeddings; 0 = off."}
     )
@@ -343,8 +338,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         for name in _OFF_AT_ZERO:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}")
-        if not 0.0 <= self.mask_probability < 1.0:
-            raise ValueError(f"mask_probability must lie in [0, 1), got {self.mask_probability}")
         if self.ce_form not in CE_FORMS:
             raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
         if self.head_weighting not in HEAD_WEIGHTINGS:

@@ -6,8 +6,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from runne_coner.optimization import AveragedWeights, layer_scales, set_learning_rates
-from runne_coner.perturbation import FastGradient, mask_words, rdrop_divergence
-from runne_coner.tagging import FIRST, LAST, MIDDLE, SPECIAL, WHOLE
+from runne_coner.perturbation import FastGradient, rdrop_divergence
 
 
 @pytest.mark.parametrize(
@@ -75,22 +74,6 @@ def test_the_perturbation_is_epsilon_long_and_points_up_the_loss():
     torch.testing.assert_close(shift[1], -0.1 * weight / weight.norm())
     assert losses[1] > losses[0]
     assert torch.equal(backward(), clean)  # nothing is left behind
-
-
-def test_words_are_masked_whole_and_special_tokens_never():
-    torch.manual_seed(0)
-    cases = torch.tensor([[SPECIAL, WHOLE, FIRST, MIDDLE, LAST, WHOLE, SPECIAL, SPECIAL]] * 4000)
-    ids = torch.arange(8).expand(4000, 8)
-    masked = mask_words(ids, cases, 99, 0.25)
-    chosen = masked == 99
-    assert torch.equal(masked[~chosen], ids[~chosen]) and ids.max() == 7
-    assert not chosen[:, [0, 6, 7]].any()
-    assert torch.equal(chosen[:, 2], chosen[:, 3]) and torch.equal(chosen[:, 2], chosen[:, 4])
-    words = chosen[:, [1, 2, 5]].float()
-    assert words.mean(dim=0) == pytest.approx([0.25] * 3, abs=0.03)
-    # Each word is drawn by itself.
-    assert words.prod(dim=1).mean() == pytest.approx(0.25**3, abs=0.01)
-    assert torch.equal(mask_words(ids, cases, 99, 0.0), ids)
 
 
 def test_rdrop_is_the_symmetric_divergence_of_torch():

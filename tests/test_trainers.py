@@ -77,16 +77,7 @@ def stage2(wordpiece_encoder, corpus, tmp_path):
     train = bilou_view(corpus, tokenizer, TYPES, 3)
     evaluation = bilou_view(corpus, tokenizer, TYPES, 3, training=False)
 
-    def make(
-        folder="stage2",
-        network=None,
-        optimizers=(None, None),
-        train=train,
-        callbacks=None,
-        swapped=None,
-        processing_class=tokenizer,
-        **settings,
-    ):
+    def make(folder="stage2", network=None, optimizers=(None, None), train=train, callbacks=None, swapped=None, **settings):
         args = NestedNerTrainingArguments(str(tmp_path / folder), **{**QUICK, **settings})
         torch.manual_seed(0)
         network = {"levels": 3, "head_dropout": 0.0, **(network or {})}
@@ -98,7 +89,7 @@ def stage2(wordpiece_encoder, corpus, tmp_path):
             swapped_windows=swapped,
             eval_dataset=evaluation,
             data_collator=BilouCollator(tokenizer),
-            processing_class=processing_class,
+            processing_class=tokenizer,
             compute_metrics=make_compute_metrics(evaluation, corpus, TYPES, ["DISEASE"]),
             optimizers=optimizers,
             callbacks=callbacks,
@@ -745,31 +736,9 @@ def test_second_looks_at_a_batch_are_trained_on_and_logged(stage2):
         assert "eval_rdrop_loss" not in (metrics := other.evaluate()) and "eval_adversarial_loss" not in metrics
 
 
-def test_words_are_masked_in_training_alone(stage2, wordpiece_encoder):
-    trainer = stage2(mask_probability=0.5, fgm_epsilon=1.0, rdrop_weight=1.0, max_steps=3)
-    tokenizer, seen = load_tokenizer(wordpiece_encoder), {True: [], False: []}
-    trainer.model.encoder.get_input_embeddings().register_forward_pre_hook(
-        lambda module, inputs: seen[trainer.model.training].append(inputs[0].clone())
-    )
-    trainer.train()
-    trainer.evaluate()
-    assert not any((ids == tokenizer.mask_token_id).any() for ids in seen[False]) and len(seen[True]) == 6
-    for first, second in zip(seen[True][::2], seen[True][1::2], strict=True):
-        # Both looks of R-Drop, and the perturbed pass, see the same batch.
-        assert torch.equal(first, second) and torch.equal(*first.chunk(2))
-        words = (first != tokenizer.pad_token_id) & (first != tokenizer.cls_token_id) & (first != tokenizer.sep_token_id)
-        assert 0.2 < (first == tokenizer.mask_token_id).sum() / words.sum() < 0.8
-
-
-def test_masking_needs_a_mask_token(stage2):
-    with pytest.raises(ValueError, match="mask_probability needs a tokenizer with a mask token"):
-        stage2(mask_probability=0.1, processing_class=None)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("mask_probability", -0.1), ("mask_probability", 1), ("mask_probability", float("nan"))),
         *(("layer_decay", 0), ("layer_decay", 1.1), ("ema_decay", 1), ("fgm_epsilon", -1), ("rdrop_weight", -1)),
         *(("lookahead", -1), ("lookahead_alpha", 0), ("lookahead_alpha", 1.1), ("lookahead_alpha", float("nan"))),
     ],
