@@ -8,6 +8,7 @@
 It leaves a model in `output_dir` that `AutoModelForTokenClassification` and `runne-coner predict` load.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -43,7 +44,7 @@ from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
-from runne_coner.tagging import rarity_offsets
+from runne_coner.tagging import type_rarity
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
 from runne_coner.viterbi import count_view_transitions, counted_priors
@@ -65,6 +66,14 @@ class Stage2Arguments(EncoderArguments):
     transitions: str = field(
         default="uniform",
         metadata={"help": "Priors of the Viterbi chains: 'uniform' (the paper) or 'counted' on the training set."},
+    )
+
+    logit_adjustment: float = field(
+        default=1.5,
+        metadata={
+            "help": "Strength of the favour to rare types in decoding: tau * log(0.1 * mean / n) is added to the logits of the"
+            " mentions of a type that has n in training, where a type has mean; 0 = off."
+        },
     )
 
     head_bias: str = field(
@@ -101,6 +110,8 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+        if not 0.0 <= self.logit_adjustment < math.inf:
+            raise ValueError(f"logit_adjustment must be 0 (off) or a positive number, got {self.logit_adjustment}")
         if self.head_bias not in ("frequency", "zero"):
             raise ValueError(f"head_bias must be 'frequency' or 'zero', got {self.head_bias!r}")
         if self.transitions not in ("uniform", "counted"):
@@ -150,10 +161,7 @@ def start_model(
         ):
             print(f"heads {what} ({len(names)}): {', '.join(names) or 'none'}")
     if network.head_bias == "frequency":
-        # What the loss adds to the logits in training (logit_adjustment) is not to be in them already.
-        tag_counts = count_tags(train)
-        offsets = training.logit_adjustment * rarity_offsets(tag_counts, len(config.entity_types))
-        model.set_head_bias(tag_counts, offsets, heads=list(new))
+        model.set_head_bias(count_tags(train), heads=list(new))
     if network.head_init != "random" and len(new):
         model.to(training.device)
         collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size
@@ -209,6 +217,13 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
     return Views(corpus, encoder, tokenizer, train, evaluation.sort("length"), metrics, swapped)
 
 
+def favours_of_types(views: Views, strength: float) -> dict[str, float]:
+    """What decoding adds to the logits of mentions of rare types, for `CoNERConfig.type_offsets`."""
+    types = views.corpus.entity_types
+    offsets = strength * type_rarity(count_tags(views.train), len(types))
+    return {name: offset for name, offset in zip(types, offsets.tolist(), strict=True) if offset}
+
+
 def make_model(
     views: Views, data: DataArguments, network: Stage2Arguments, training: NestedNerTrainingArguments
 ) -> CoNERForTokenClassification:
@@ -223,6 +238,7 @@ def make_model(
         max_length=data.max_length,
         max_sentences=data.max_sentences,
         stride=data.stride,
+        type_offsets=favours_of_types(views, network.logit_adjustment),
         transition_priors=counted_priors(count_view_transitions(views.train)).tolist() if counted else None,
     )
     return start_model(config, views.encoder, views.train, views.tokenizer, network, training)

@@ -1,5 +1,7 @@
 """CoNERConfig: everything inference needs to know besides the weights and the tokenizer."""
 
+import math
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
@@ -41,6 +43,8 @@ class CoNERConfig(PreTrainedConfig):
 
     Parameters of decoding:
         transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
+        type_offsets: what is added, after training, to the logits of B, I, L and U of the heads of a type, `{TYPE: number}`;
+            types that are not there have 0. Above 0 more mentions of a type are found, and more of them wrongly.
         score_temperature: what logits are divided by for the scores of spans, positive; it changes no span (see `calibration`).
 
     `format_version` is `FORMAT_VERSION`; a model saved by a package with another one is refused.
@@ -64,6 +68,7 @@ class CoNERConfig(PreTrainedConfig):
     max_sentences: int = 1
     stride: int = 32
     transition_priors: list | None = None
+    type_offsets: dict | None = None
     score_temperature: float = 1.0
     format_version: int = FORMAT_VERSION
 
@@ -77,6 +82,7 @@ class CoNERConfig(PreTrainedConfig):
             self.encoder = AutoConfig.for_model(**self.encoder)
         self.entity_types = list(self.entity_types or [])
         self.few_shot_types = list(self.few_shot_types or [])
+        self.type_offsets = dict(self.type_offsets or {})
         self._check()
         kwargs.pop("num_labels", None)
         # A repository names its own copy of the pipeline. Whoever has the package does not need it, and transformers would
@@ -112,6 +118,11 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:
             raise ValueError(f"stride must be at least 0 and less than max_length, got {self.stride} of {self.max_length}")
+        for name, offset in self.type_offsets.items():
+            if self.entity_types and name not in self.entity_types:
+                raise ValueError(f"type_offsets: {name!r} is not among entity_types {self.entity_types}")
+            if type(offset) not in (int, float) or not math.isfinite(offset):
+                raise ValueError(f"type_offsets: expected a finite number for {name}, got {offset!r}")
         if type(self.score_temperature) not in (int, float) or not 0.0 < self.score_temperature < float("inf"):
             raise ValueError(f"score_temperature must be a finite number above 0, got {self.score_temperature!r}")
 
@@ -119,6 +130,11 @@ class CoNERConfig(PreTrainedConfig):
     def heads(self) -> list[str]:
         """Names of the heads in order: `TYPE`, `TYPE@2`, ... (see `tagging`)."""
         return head_names(self.entity_types, self.levels)
+
+    def head_offsets(self) -> list[list[float]]:
+        """What `type_offsets` adds to the logits of each head: (heads, 5), 0 for O."""
+        offsets = [self.type_offsets.get(name, 0.0) for name in self.entity_types] * self.levels
+        return [[0.0 if tag == "O" else offset for tag in TAGS] for offset in offsets]
 
     @property
     def hidden_size(self) -> int:

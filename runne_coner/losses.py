@@ -320,9 +320,6 @@ class NamedEntityLoss(nn.Module):
         ce_form: `plain`, `focal` or `asymmetric`.
         focal_gamma: gamma of the latter two, >= 0; 0 is `plain`.
         head_weights: `(heads,)` factors of the cross-entropy of each head, default 1 (see `balanced_head_weights`).
-        logit_offsets: `(heads, 5)` added to the logits of the cross-entropy: `tau * tagging.rarity_offsets(counts, types)` is
-            logit adjustment (after Menon et al. 2021, eq. 10), which teaches the heads to score the mentions of rare types
-            and of inner levels as if they were more frequent. It is no part of the model, whose own logits favour them.
     """
 
     def __init__(
@@ -336,7 +333,6 @@ class NamedEntityLoss(nn.Module):
         ce_form: str = "plain",
         focal_gamma: float = 2.0,
         head_weights: np.ndarray | Tensor | None = None,
-        logit_offsets: np.ndarray | Tensor | None = None,
     ):
         super().__init__()
         if ce_weight < 0 or dice_weight < 0 or ce_weight + dice_weight == 0:
@@ -353,8 +349,8 @@ class NamedEntityLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.ce_form = ce_form
         self.focal_gamma = focal_gamma
-        for name, values in (("head_weights", head_weights), ("logit_offsets", logit_offsets)):
-            self.register_buffer(name, None if values is None else torch.as_tensor(values, dtype=torch.float32))
+        weights = None if head_weights is None else torch.as_tensor(head_weights, dtype=torch.float32)
+        self.register_buffer("head_weights", weights)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Args: `logits` (batch, tokens, heads, 5); `labels` (batch, tokens, heads) tag indices or `IGNORE_INDEX`.
@@ -369,11 +365,9 @@ class NamedEntityLoss(nn.Module):
             labels = labels.flatten(0, 1).index_select(0, real).long()
             scored = labels != IGNORE_INDEX
             dice = logits.new_zeros(())
-            log_probabilities = _tag_log_softmax(logits if self.logit_offsets is None else logits + self.logit_offsets)
+            log_probabilities = _tag_log_softmax(logits)
             cross_entropy = self._cross_entropy(log_probabilities, labels, scored) / max(labels.shape[0], 1)
             if self.dice_weight:
-                if self.logit_offsets is not None:
-                    log_probabilities = _tag_log_softmax(logits)
                 dice = self.dice(log_probabilities, labels, scored)
             loss = self.ce_weight * cross_entropy + self.dice_weight * dice
         return {"loss": loss, "ce_loss": cross_entropy.detach(), "dice_loss": dice.detach()}

@@ -292,16 +292,15 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
             initialization.zeros_(module.weight)
 
     @torch.no_grad()
-    def set_head_bias(self, tag_counts: np.ndarray, offsets: np.ndarray | None = None, heads: list[int] | None = None) -> None:
+    def set_head_bias(self, tag_counts: np.ndarray, heads: list[int] | None = None) -> None:
         """Start heads at the tag frequencies of the training set, instead of learning first that most tags are O.
 
         Args:
             tag_counts: `(heads, 5)` how often each head has each tag; 1 is added to each, so that no tag is ruled out.
-            offsets: `(heads, 5)` what the loss adds to the logits in training (logit adjustment), and so is left out here.
             heads: indices of the heads to set, by default all.
         """
         chosen = slice(None) if heads is None else heads
-        frequencies = torch.from_numpy(tag_log_frequencies(tag_counts) - (0.0 if offsets is None else offsets))
+        frequencies = torch.from_numpy(tag_log_frequencies(tag_counts))
         bias = self.classifier.bias.unflatten(0, (-1, NUM_TAGS))
         bias[chosen] = frequencies[chosen].to(bias)
 
@@ -313,11 +312,16 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         Args:
             input_ids, attention_mask, token_type_ids: `(batch, tokens)`.
         Returns:
-            `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`.
+            `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`; in evaluation mode
+            those that are decoded, with `config.type_offsets` added (logit adjustment; Menon et al. 2021, eq. 9).
         """
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         logits = self.classifier(self.dropout(hidden)).unflatten(-1, (-1, NUM_TAGS))
-        return TokenClassifierOutput(logits=logits if self.conditioning is None else self.conditioning(logits))
+        if self.conditioning is not None:
+            logits = self.conditioning(logits)
+        if not self.training and any(self.config.type_offsets.values()):
+            logits = logits + logits.new_tensor(self.config.head_offsets())
+        return TokenClassifierOutput(logits=logits)
 
 
 # As `CoNERConfig`: the code goes with the model.

@@ -68,34 +68,26 @@ def tag_log_frequencies(tag_counts: np.ndarray) -> np.ndarray:
     return np.log(counts / counts.sum(axis=-1, keepdims=True))
 
 
-OUTER_REFERENCE, INNER_REFERENCE = 0.1, 0.5
-"""Where a head begins to count as rare: below this share of the mentions of the mean type at level 1, of those of its own
-type one level up below that (measured, docs/stage2.md)."""
+RARE_SHARE = 0.1
+"""Types with fewer mentions than this share of the mean type count as rare where spans are decoded (docs/stage2.md)."""
 
 
-def head_rarity(tag_counts: np.ndarray, num_types: int) -> np.ndarray:
-    """How rare the mentions of each head are, as the log of how many times fewer than is common.
+def type_rarity(tag_counts: np.ndarray, num_types: int) -> np.ndarray:
+    """How rare each entity type is: the log of how many times fewer mentions it has than a tenth of the mean type.
 
-    With n mentions, a head of level 1 has `max(0, log(0.1 * mean / n))`, where a type has `mean` mentions at all levels
-    together, and a deeper one `max(0, log(0.5 * m / n))`, where its type has m mentions one level up. A head without
-    mentions has 0, as nothing could be learned from a favour. For example two types of 1000 and 10 mentions at level 1 and
-    of 100 and 0 at level 2, so 555 in the mean: 0, log(55.5 / 10) = 1.71; log(500 / 100) = 1.61, 0.
+    `max(0, log(0.1 * mean / n))` with n mentions at all levels, where a type has `mean` of them; 0 for a type without
+    mentions, of which nothing was learned. For example 1000, 100, 10 and 0 mentions, 277.5 in the mean: 0, 0,
+    log(27.75 / 10) = 1.02 and 0.
 
     Args:
         tag_counts: `(heads, 5)`, as `preprocessing.count_tags` gives them; each mention has one B or one U.
         num_types: heads of one level.
     Returns:
-        float64 `(heads,)`, none below 0.
+        float64 `(num_types,)`, none below 0.
     """
-    mentions = np.asarray(tag_counts, dtype=np.float64)[:, [B, U]].sum(axis=1).reshape(-1, num_types)
-    common = np.vstack([np.full(num_types, OUTER_REFERENCE * mentions.sum() / num_types), INNER_REFERENCE * mentions[:-1]])
-    ratio = np.divide(common, mentions, out=np.ones_like(mentions), where=mentions > 0)
-    return np.log(np.maximum(ratio, 1.0)).ravel()
-
-
-def rarity_offsets(tag_counts: np.ndarray, num_types: int) -> np.ndarray:
-    """What a logit adjustment of strength 1 adds to logits in training: float64 `(heads, 5)`, 0 for O and `-head_rarity`."""
-    return -head_rarity(tag_counts, num_types)[:, None] * (np.arange(NUM_TAGS) != O)
+    mentions = np.asarray(tag_counts, dtype=np.float64)[:, [B, U]].sum(axis=1).reshape(-1, num_types).sum(axis=0)
+    ratio = np.divide(RARE_SHARE * mentions.mean(), mentions, out=np.ones_like(mentions), where=mentions > 0)
+    return np.log(np.maximum(ratio, 1.0))
 
 
 def write_span(labels: np.ndarray, head: int, first: int, end: int) -> None:

@@ -25,7 +25,6 @@ from .optimization import WeightAveraging, check_same_optimizer, layer_scales, s
 from .perturbation import FastGradient, rdrop_divergence
 from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
-from .tagging import rarity_offsets
 from .training_args import RADAM, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor
 
@@ -235,24 +234,17 @@ class SpanTrainer(Trainer):
         return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
 
 
-def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset | None, num_types: int) -> NamedEntityLoss:
+def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset | None) -> NamedEntityLoss:
     """The loss of stage 2 with the settings of `args`.
 
-    Args:
-        train_dataset: BILOU view whose tags are counted; None, for evaluation alone, adjusts no logits.
-        num_types: heads of one level.
     Raises:
-        ValueError: `head_weighting` needs the tag frequencies of a training set, and there is none.
+        ValueError: a setting needs the tag frequencies of a training set, and there is none.
     """
     options = {"ce_form": args.ce_form, "focal_gamma": args.focal_gamma}
-    if args.head_weighting != "none" and train_dataset is None:
-        raise ValueError("head_weighting follows from tag frequencies; give a train_dataset")
-    if train_dataset is not None and (args.head_weighting != "none" or args.logit_adjustment):
-        tag_counts = count_tags(train_dataset)
-        if args.head_weighting == "balanced":
-            options["head_weights"] = balanced_head_weights(tag_counts)
-        if args.logit_adjustment:
-            options["logit_offsets"] = args.logit_adjustment * rarity_offsets(tag_counts, num_types)
+    if args.head_weighting == "balanced":
+        if train_dataset is None:
+            raise ValueError("head_weighting follows from tag frequencies; give a train_dataset")
+        options["head_weights"] = balanced_head_weights(count_tags(train_dataset))
     settings = (args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor)
     return NamedEntityLoss(*settings, **options)
 
@@ -268,7 +260,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     Args:
         model: None with `model_init`.
-        loss: default `named_entity_loss(args, train_dataset, types)`.
+        loss: default `named_entity_loss(args, train_dataset)`.
         swapped_windows: BILOU view of the copies that `swap_share` asks for (`entity_swap.swapped_documents`); they are
             trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
     Raises:
@@ -293,7 +285,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         self._attacked = False
 
     def _make_loss(self) -> nn.Module:
-        return named_entity_loss(self.args, self.train_dataset, len(self.model.config.entity_types))
+        return named_entity_loss(self.args, self.train_dataset)
 
     def call_model_init(self, trial=None):
         model = super().call_model_init(trial)

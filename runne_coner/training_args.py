@@ -20,7 +20,7 @@ _NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining":
 """Options of the choice of pairs of a batch, with the values that change nothing."""
 _OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
 """Options that only the DBL loss has, with their defaults."""
-_OFF_AT_ZERO = ("focal_gamma", "logit_adjustment", "rare_type_share", "swap_share", "fgm_epsilon", "rdrop_weight")
+_OFF_AT_ZERO = ("focal_gamma", "rare_type_share", "swap_share", "fgm_epsilon", "rdrop_weight")
 """Options of stage 2 that change nothing at 0, and grow from there."""
 
 
@@ -239,8 +239,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
         head_weighting: `balanced` weighs the cross-entropy of a head by how few mentions of it the training windows have
             (`losses.balanced_head_weights`); `none`.
-        logit_adjustment: tau, how strongly heads with few mentions are favoured: in training the loss lowers their logits of
-            all tags but O by tau times `tagging.head_rarity` (after Menon et al. 2021); 0 is off.
 
     Parameters that control what is trained on:
         rare_type_share: windows with a type of fewer mentions than this share of the mean type stand several times in an
@@ -281,9 +279,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal and asymmetric cross-entropy."})
     head_weighting: str = field(
         default="none", metadata={"help": "Cross-entropy of heads weighed by their mentions ('balanced'), or 'none'."}
-    )
-    logit_adjustment: float = field(
-        default=0.0, metadata={"help": "Strength tau of the favour to heads with few mentions; 0 = off."}
     )
     rare_type_share: float = field(
         default=0.3,

@@ -497,7 +497,7 @@ def test_nel_options_out_of_range_are_errors(options):
         NamedEntityLoss(**options)
 
 
-# -- forms, weights and offsets of the cross-entropy --------------------------------------------------------------------
+# -- forms and weights of the cross-entropy --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -506,15 +506,15 @@ def test_nel_options_out_of_range_are_errors(options):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_a_loop_over_tokens_and_heads(form, gamma, smoothing):
     logits, labels = some_batch(2)
-    weights, offsets = torch.tensor([0.5, 2.0, 1.0]), torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
-    options = {"ce_form": form, "focal_gamma": gamma, "head_weights": weights, "logit_offsets": offsets}
+    weights = torch.tensor([0.5, 2.0, 1.0])
+    options = {"ce_form": form, "focal_gamma": gamma, "head_weights": weights}
     found = NamedEntityLoss(1.0, 0.0, label_smoothing=smoothing, **options)(logits.float(), labels)["loss"].item()
     total, tokens = 0.0, 0
     for window, token in (labels[..., 0] != IGNORE_INDEX).nonzero().tolist():
         tokens += 1
         for head in range(3):
             label = int(labels[window, token, head])
-            logs = torch.log_softmax(logits[window, token, head] + offsets[head], dim=-1)
+            logs = torch.log_softmax(logits[window, token, head], dim=-1)
             focused = form == "focal" or (form == "asymmetric" and label == O)
             factor = (1 - logs[label].exp().item()) ** gamma if focused else 1.0
             cost = (1 - smoothing) * -factor * logs[label].item() - smoothing * logs.mean().item()
@@ -543,13 +543,6 @@ def test_forms_are_finite_where_probabilities_are_0_or_1(form, gamma, gap):
     loss = NamedEntityLoss(ce_form=form, focal_gamma=gamma)(logits, labels)["loss"]
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
-
-
-def test_dice_is_that_of_the_models_own_logits():
-    logits, labels = some_batch(4)
-    offsets = torch.randn(3, 5)
-    plain, adjusted = (NamedEntityLoss(1.0, 1.0, logit_offsets=x)(logits.float(), labels) for x in (None, offsets))
-    assert plain["dice_loss"] == adjusted["dice_loss"] and plain["ce_loss"] != adjusted["ce_loss"]
 
 
 def test_balanced_weights_worked_by_hand():

@@ -1,6 +1,7 @@
 """The networks and their config: saving, the Auto classes, several kinds of encoders, eq. 1-2."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -162,19 +163,42 @@ def test_stage_2_takes_the_encoder_that_stage_1_leaves(encoder_folder, batch, tm
         assert torch.equal(AutoModel.from_pretrained(tmp_path / "stage1")(**batch).last_hidden_state, expected)
 
 
-@pytest.mark.parametrize("adjusted", [False, True])
-def test_the_bias_of_heads_is_their_log_frequencies(bert_folder, adjusted):
-    """Without what the loss will add."""
+def test_the_bias_of_heads_is_their_log_frequencies(bert_folder):
     counts = np.array([[94, 1, 0, 1, 0]] * 6)
-    offsets = np.arange(30.0).reshape(6, 5) if adjusted else np.zeros((6, 5))
     model = recognizer(bert_folder)
     before = model.classifier.bias.detach().clone().unflatten(0, (6, 5))
-    model.set_head_bias(counts, offsets if adjusted else None, heads=[1, 4])
+    model.set_head_bias(counts, heads=[1, 4])
     bias = model.classifier.bias.detach().unflatten(0, (6, 5))
     for head in range(6):
-        frequencies = torch.tensor([95, 2, 1, 2, 1]).div(101).log()
-        expected = frequencies - torch.tensor(offsets[head]).float() if head in (1, 4) else before[head]
+        expected = torch.tensor([95, 2, 1, 2, 1]).div(101).log() if head in (1, 4) else before[head]
         torch.testing.assert_close(bias[head], expected)
+
+
+def test_type_offsets_are_added_in_evaluation_alone(bert_folder, batch, tmp_path):
+    plain, adjusted = recognizer(bert_folder), recognizer(bert_folder, type_offsets={TYPES[1]: 1.5})
+    adjusted.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        expected = plain(**batch).logits.unflatten(2, (-1, len(TYPES)))
+        expected[:, :, :, 1, 1:] += 1.5
+        torch.testing.assert_close(adjusted(**batch).logits.unflatten(2, (-1, len(TYPES))), expected)
+        for model in (plain, adjusted):
+            model.train()
+            torch.manual_seed(0)
+            model.logits = model(**batch).logits
+        assert torch.equal(plain.logits, adjusted.logits)
+        adjusted.eval().save_pretrained(tmp_path)
+        saved = CoNERForTokenClassification.from_pretrained(tmp_path)
+        assert saved.config.type_offsets == {TYPES[1]: 1.5}
+        torch.testing.assert_close(saved(**batch).logits.unflatten(2, (-1, len(TYPES))), expected)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [({"OTHER": 1.0}, "'OTHER' is not among"), *(({TYPES[0]: value}, "finite") for value in ("1", True, math.nan))],
+)
+def test_type_offsets_are_numbers_of_known_types(offsets, message):
+    with pytest.raises(ValueError, match=f"type_offsets: .*{message}"):
+        CoNERConfig(entity_types=TYPES, type_offsets=offsets)
 
 
 # -- what inner levels see of outer ones --------------------------------------------------------------------------------

@@ -391,6 +391,32 @@ def test_heads_start_at_the_words_given(tmp_path, wordpiece_encoder):
         run_stage2(*argv[:-2], "--output_dir", tmp_path / "bad", "--label_words", words)
 
 
+def test_rare_types_are_favoured_in_decoding(tmp_path, wordpiece_encoder):
+    """40 persons and 1 law: 0.1 * 20.5 / 1 of the mean type; the model says so, and its logits follow."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    persons = [Document(number, "мэр Анна", (Entity(4, 8, "PERSON"),)) for number in range(40)]
+    law = Document(40, "Закон", (Entity(0, 5, "LAW"),))
+    write_runne([*persons, law], corpus / "train.jsonl")
+    write_runne([law], corpus / "dev.jsonl")
+    argv = ["--dataset", corpus, "--model_name_or_path", wordpiece_encoder, "--calibrate_scores", "false"]
+    found = {}
+    for name, more in (("default", []), ("twice", ["--logit_adjustment", 3]), ("off", ["--logit_adjustment", 0])):
+        run_stage2(*argv, "--output_dir", tmp_path / name, *more)
+        model = AutoModelForTokenClassification.from_pretrained(tmp_path / name)
+        with torch.inference_mode():
+            logits = model(torch.tensor([[2, 5, 3]])).logits.unflatten(2, (-1, 2))
+        found[name] = model.config.type_offsets, logits
+    strength = np.log(0.1 * 20.5)
+    assert found["default"][0] == {"LAW": pytest.approx(1.5 * strength)} and found["twice"][0] == {
+        "LAW": pytest.approx(3 * strength)
+    }
+    assert found["off"][0] == {}
+    difference = found["default"][1] - found["off"][1]
+    assert difference[..., 0, 1:].numpy() == pytest.approx(1.5 * strength, abs=1e-4)
+    assert difference[..., 1, :].abs().max() < 1e-4 and difference[..., 0, 0].abs().max() < 1e-4
+
+
 def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, capsys):
     """One document to train on; a second run knows LAW no more and adds CITY, with all that heads can start from."""
     corpus = tmp_path / "corpus"

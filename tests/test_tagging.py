@@ -23,10 +23,9 @@ from runne_coner.tagging import (
     character_spans,
     head_index,
     head_names,
-    head_rarity,
     nesting_levels,
-    rarity_offsets,
     spans_from_tags,
+    type_rarity,
 )
 
 RUNNE_TRAIN = Path(__file__).parents[2] / "shared" / "data" / "runne" / "train.jsonl"
@@ -110,24 +109,22 @@ def test_doubled_and_empty_spans_are_errors(spans):
         nesting_levels(spans)
 
 
-def test_rarity_of_heads_worked_by_hand():
-    counts = np.array([[9, 900, 5, 900, 100], [9, 0, 0, 0, 10], [9, 60, 0, 60, 40], [9, 0, 0, 0, 0]])
-    rarity = head_rarity(counts, 2)
-    assert rarity == pytest.approx([0.0, math.log(5.55), math.log(5.0), 0.0])
-    offsets = rarity_offsets(counts, 2)
-    assert offsets == pytest.approx(-rarity[:, None] * np.array([0, 1, 1, 1, 1]))
-    assert head_rarity(np.zeros((6, 5)), 2).tolist() == [0.0] * 6  # no mention at all
+def test_rarity_of_types_worked_by_hand():
+    counts = np.array([[9, 900, 5, 900, 0], [9, 0, 0, 0, 100], [9, 4, 0, 4, 2], [9, 0, 0, 0, 0]])
+    level2 = np.array([[9, 60, 0, 60, 40], [0] * 5, [9, 4, 0, 4, 0], [0] * 5])
+    assert type_rarity(np.vstack([counts, level2]), 4) == pytest.approx([0.0, 0.0, math.log(2.775), 0.0])
+    assert type_rarity(np.zeros((6, 5)), 3).tolist() == [0.0] * 3  # no mention at all
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=3, max_size=3), st.integers(2, 50))
-def test_rarity_depends_on_the_mix_of_types_and_not_on_the_size_of_a_corpus(mentions, times):
+def test_rarity_follows_from_the_mix_of_types_and_not_from_the_size_of_a_corpus(mentions, times):
     counts = np.zeros((3, 5))
     counts[:, U] = mentions
-    rarity = head_rarity(counts, 3)
-    assert head_rarity(counts * times, 3) == pytest.approx(rarity)
+    rarity = type_rarity(counts, 3)
+    assert type_rarity(counts * times, 3) == pytest.approx(rarity)
     assert (rarity >= 0).all() and rarity[np.argmax(mentions)] == 0
-    order = sorted((n, r) for n, r in zip(mentions, rarity, strict=True) if n)
-    assert [r for _, r in order] == sorted((r for _, r in order), reverse=True)
+    ordered = [rare for _, rare in sorted((n, -rare) for n, rare in zip(mentions, rarity, strict=True) if n)]
+    assert ordered == sorted(ordered)
 
 
 def test_heads_are_ordered_level_by_level():

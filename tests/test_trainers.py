@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from conftest import TYPES, make_documents
-from datasets import concatenate_datasets
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
@@ -26,7 +25,7 @@ from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
 from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_tokenizer
 from runne_coner.span_metrics import SpanMetricError
-from runne_coner.tagging import IGNORE_INDEX, SPECIAL, O, rarity_offsets
+from runne_coner.tagging import IGNORE_INDEX, SPECIAL
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 from runne_coner.windows import WindowSettings
@@ -619,10 +618,10 @@ def test_rare_windows_are_seen_more_often(stage2):
 
 def test_swapped_windows_are_trained_on_beside_the_others(stage2, wordpiece_encoder, corpus):
     """Also with repeats; frequencies are those of the training set, and evaluation stays as it is."""
-    plain = stage2(logit_adjustment=0.5, rare_type_share=0)
+    plain = stage2(head_weighting="balanced", rare_type_share=0)
     copies = swapped_documents(corpus, plain.train_dataset, len(TYPES), SwapSettings(4), seed=1)
     swapped = bilou_view(copies, load_tokenizer(wordpiece_encoder), TYPES, 3)
-    options = {"swap_share": 4, "logit_adjustment": 0.5, "max_steps": 2}
+    options = {"swap_share": 4, "head_weighting": "balanced", "max_steps": 2}
     trainer = stage2(swapped=swapped, rare_type_share=0, **options)
     rows = [row for batch in trainer.get_train_dataloader() for row in batch["input_ids"].tolist()]
     assert len(rows) == len(plain.train_dataset) + len(swapped) > len(plain.train_dataset)
@@ -631,7 +630,7 @@ def test_swapped_windows_are_trained_on_beside_the_others(stage2, wordpiece_enco
     both = stage2(swapped=swapped, rare_type_share=4, **options)
     assert sum(len(batch["labels"]) for batch in both.get_train_dataloader()) > len(rows)
     assert trainer.train_dataset is plain.train_dataset and len(trainer.eval_dataset) == len(plain.eval_dataset)
-    assert torch.equal(trainer.loss.logit_offsets, plain.loss.logit_offsets)
+    assert torch.equal(trainer.loss.head_weights, plain.loss.head_weights)
     trainer.train()
     assert len(logged(trainer, "loss")) == 2
     with pytest.raises(ValueError, match="swap_share needs the copies"):
@@ -829,30 +828,18 @@ def test_lookahead_needs_an_optimiser_that_only_steps_and_its_library(stage2, mo
 
 
 def test_frequencies_of_the_training_set_reach_the_loss(stage2):
-    windows = stage2().train_dataset
-    rare = TYPES.index("DISEASE")
-    without = windows.filter(lambda row: (np.array(row["labels"])[:, rare :: len(TYPES)] <= 0).all())
-    common = concatenate_datasets([windows, *[without] * 40])
-    options = {"head_weighting": "balanced", "logit_adjustment": 0.5, "ce_form": "focal", "focal_gamma": 1.5}
-    trainer = stage2(train=common, max_steps=2, **options)
+    trainer = stage2(head_weighting="balanced", ce_form="focal", focal_gamma=1.5, max_steps=2)
     counts = count_tags(trainer.train_dataset)
     assert trainer.loss.head_weights.numpy() == pytest.approx(balanced_head_weights(counts), rel=1e-5)
-    assert trainer.loss.logit_offsets.numpy() == pytest.approx(0.5 * rarity_offsets(counts, len(TYPES)), rel=1e-5)
-    assert (trainer.loss.logit_offsets[rare, 1:] < 0).all() and (trainer.loss.logit_offsets[:, O] == 0).all()
     assert (trainer.loss.ce_form, trainer.loss.focal_gamma) == ("focal", 1.5)
     trainer.train()
     assert np.isfinite(logged(trainer, "loss")).all()
-    plain = stage2()
-    assert plain.loss.head_weights is None and plain.loss.logit_offsets is None
+    assert stage2().loss.head_weights is None
     with pytest.raises(ValueError, match="train_dataset"):
         stage2(train=None, head_weighting="balanced")
-    # Who only evaluates has nothing to adjust.
-    assert stage2(train=None, logit_adjustment=1.0).loss.logit_offsets is None
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("ce_form", "x"), ("head_weighting", "x"), ("focal_gamma", -1), ("logit_adjustment", -0.1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("ce_form", "x"), ("head_weighting", "x"), ("focal_gamma", -1)])
 def test_options_of_the_loss_out_of_range(stage2, name, value):
     with pytest.raises(ValueError, match=name):
         stage2(**{name: value})
