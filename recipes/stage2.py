@@ -44,6 +44,7 @@ from runne_coner.model_card import record_facts, stage_facts
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
+from runne_coner.sampling import mention_counts
 from runne_coner.tagging import type_rarity
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
@@ -220,7 +221,7 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
 def favours_of_types(views: Views, strength: float) -> dict[str, float]:
     """What decoding adds to the logits of mentions of rare types, for `CoNERConfig.type_offsets`."""
     types = views.corpus.entity_types
-    offsets = strength * type_rarity(count_tags(views.train), len(types))
+    offsets = strength * type_rarity(mention_counts(views.train, len(types)).sum(axis=0))
     return {name: offset for name, offset in zip(types, offsets.tolist(), strict=True) if offset}
 
 

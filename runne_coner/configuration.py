@@ -82,7 +82,7 @@ class CoNERConfig(PreTrainedConfig):
             self.encoder = AutoConfig.for_model(**self.encoder)
         self.entity_types = list(self.entity_types or [])
         self.few_shot_types = list(self.few_shot_types or [])
-        self.type_offsets = dict(self.type_offsets or {})
+        self.type_offsets = {} if self.type_offsets is None else self.type_offsets
         self._check()
         kwargs.pop("num_labels", None)
         # A repository names its own copy of the pipeline. Whoever has the package does not need it, and transformers would
@@ -118,6 +118,8 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:
             raise ValueError(f"stride must be at least 0 and less than max_length, got {self.stride} of {self.max_length}")
+        if not isinstance(self.type_offsets, dict):
+            raise ValueError(f"type_offsets must be {{TYPE: number}}, got {self.type_offsets!r}")
         for name, offset in self.type_offsets.items():
             if self.entity_types and name not in self.entity_types:
                 raise ValueError(f"type_offsets: {name!r} is not among entity_types {self.entity_types}")

@@ -72,22 +72,24 @@ RARE_SHARE = 0.1
 """Types with fewer mentions than this share of the mean type count as rare where spans are decoded (docs/stage2.md)."""
 
 
-def type_rarity(tag_counts: np.ndarray, num_types: int) -> np.ndarray:
+def type_rarity(mentions: np.ndarray) -> np.ndarray:
     """How rare each entity type is: the log of how many times fewer mentions it has than a tenth of the mean type.
 
-    `max(0, log(0.1 * mean / n))` with n mentions at all levels, where a type has `mean` of them; 0 for a type without
-    mentions, of which nothing was learned. For example 1000, 100, 10 and 0 mentions, 277.5 in the mean: 0, 0,
-    log(27.75 / 10) = 1.02 and 0.
+    `max(0, log(0.1 * mean / n))` with n mentions, where a type has `mean` of them; types without a mention, of which nothing
+    was learned, have 0 and are not in the mean. For example 1000, 100, 10 and 0 mentions, 370 in the mean: 0, 0,
+    log(37 / 10) = 1.31 and 0.
 
     Args:
-        tag_counts: `(heads, 5)`, as `preprocessing.count_tags` gives them; each mention has one B or one U.
-        num_types: heads of one level.
+        mentions: `(types,)` training mentions of each type, at all levels.
     Returns:
-        float64 `(num_types,)`, none below 0.
+        float64 `(types,)`, none below 0.
     """
-    mentions = np.asarray(tag_counts, dtype=np.float64)[:, [B, U]].sum(axis=1).reshape(-1, num_types).sum(axis=0)
-    ratio = np.divide(RARE_SHARE * mentions.mean(), mentions, out=np.ones_like(mentions), where=mentions > 0)
-    return np.log(np.maximum(ratio, 1.0))
+    rarity = np.zeros(len(mentions))
+    present = np.asarray(mentions) > 0
+    if present.any():
+        found = np.asarray(mentions, dtype=np.float64)[present]
+        rarity[present] = np.log(np.maximum(RARE_SHARE * found.mean() / found, 1.0))
+    return rarity
 
 
 def write_span(labels: np.ndarray, head: int, first: int, end: int) -> None:

@@ -31,6 +31,7 @@ def folder_of(tmp_path_factory):
 
     def make(encoder: str, **options) -> str:
         shape = {"levels": 2, "max_length": 48, "max_sentences": 0, "stride": 8, "score_temperature": 3.0}
+        shape["type_offsets"] = {TYPES[1]: 1.5}
         config = CoNERConfig(entity_types=TYPES, **shape, **options)
         torch.manual_seed(1)
         model = CoNERForTokenClassification.from_encoder(encoder, config)

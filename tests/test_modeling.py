@@ -194,10 +194,14 @@ def test_type_offsets_are_added_in_evaluation_alone(bert_folder, batch, tmp_path
 
 @pytest.mark.parametrize(
     ("offsets", "message"),
-    [({"OTHER": 1.0}, "'OTHER' is not among"), *(({TYPES[0]: value}, "finite") for value in ("1", True, math.nan))],
+    [
+        ([1.0], "must be {TYPE: number}"),
+        ({"OTHER": 1.0}, "'OTHER' is not among"),
+        *(({TYPES[0]: value}, "finite") for value in ("1", True, math.nan)),
+    ],
 )
 def test_type_offsets_are_numbers_of_known_types(offsets, message):
-    with pytest.raises(ValueError, match=f"type_offsets: .*{message}"):
+    with pytest.raises(ValueError, match=f"type_offsets.*{message}"):
         CoNERConfig(entity_types=TYPES, type_offsets=offsets)
 
 
