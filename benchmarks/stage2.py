@@ -53,7 +53,7 @@ def encoder_step(encoder, batch: dict[str, Tensor], bf16: bool) -> None:
 
 def trainer_step(trainer: NestedNerTrainer, batch: dict[str, Tensor]) -> None:
     trainer.model.zero_grad(set_to_none=True)
-    trainer.training_step(trainer.model, batch)
+    trainer.training_step(trainer.model_wrapped, batch)
 
 
 def make_trainer(encoder: str, levels: int, folder: str, options: argparse.Namespace) -> NestedNerTrainer:
@@ -61,6 +61,8 @@ def make_trainer(encoder: str, levels: int, folder: str, options: argparse.Names
     args = NestedNerTrainingArguments(folder, bf16=options.bf16, report_to="none", dice_weight=options.dice_weight)
     trainer = NestedNerTrainer(CoNERForTokenClassification.from_encoder(encoder, config), args)
     trainer.current_gradient_accumulation_steps = 1
+    # As `train` would: with bf16 it is this that puts the forward pass under autocast.
+    trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)
     return trainer
 
 
