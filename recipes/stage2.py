@@ -45,7 +45,7 @@ from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, count_tags, load_tokenizer, lost_entities
 from runne_coner.sampling import mention_counts
-from runne_coner.tagging import type_rarity
+from runne_coner.tagging import LEVEL_ORDERS, type_rarity
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
 from runne_coner.viterbi import count_view_transitions, counted_priors
@@ -59,9 +59,15 @@ class Stage2Arguments(EncoderArguments):
     """Which encoder is fine-tuned, and the heads on it."""
 
     levels: int = field(default=2, metadata={"help": "Nesting levels per entity type; 1 is the paper."})
+    level_order: str = field(
+        default="innermost",
+        metadata={
+            "help": "Which of nested entities of one type are tagged by level 1: the 'innermost' or the 'outermost' ones."
+        },
+    )
     level_conditioning: str = field(
         default="none",
-        metadata={"help": "What a head sees of the level above it: 'none', the head of its 'type', or 'all' heads."},
+        metadata={"help": "What a head sees of the level before it: 'none', the head of its 'type', or 'all' heads."},
     )
     head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
     transitions: str = field(
@@ -107,6 +113,8 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError("label_words are for head_init label_names; give that as well, or leave them out")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if self.level_order not in LEVEL_ORDERS:
+            raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:
             raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if not 0.0 <= self.head_dropout < 1.0:
@@ -199,12 +207,16 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
     warn_of_unlearnable_types(corpus)
     encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
     tokenizer = load_tokenizer(encoder, **network.hub_options())
-    types, levels = corpus.entity_types, network.levels
+    types = corpus.entity_types
     metrics = ["loss", "ce_loss", "dice_loss", *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
     check_best_metric(training.metric_for_best_model, metrics)
-    train = bilou_view(corpus.train, tokenizer, types, levels, data.windows)
+
+    def view_of(split: Dataset, at_inference: bool = False) -> Dataset:
+        return bilou_view(split, tokenizer, types, network.levels, data.windows, not at_inference, network.level_order)
+
+    train = view_of(corpus.train)
     report_lost_entities(train, corpus.train, "training")
-    evaluation = bilou_view(corpus.evaluation, tokenizer, types, levels, data.windows, training=False)
+    evaluation = view_of(corpus.evaluation, at_inference=True)
     report_lost_entities(evaluation, corpus.evaluation, "evaluation")
     for view, role in ((train, "training"), (evaluation, "evaluation")):
         if len(view) == 0:
@@ -213,7 +225,7 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
     if training.swap_share:
         swaps = SwapSettings(training.swap_share, training.swap_probability, training.swap_agreement)
         copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
-        swapped = bilou_view(copies, tokenizer, types, levels, data.windows)
+        swapped = view_of(copies)
     # Windows of one length side by side need no padding.
     return Views(corpus, encoder, tokenizer, train, evaluation.sort("length"), metrics, swapped)
 

@@ -30,8 +30,8 @@ class CoNERConfig(PreTrainedConfig):
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
         head_dropout: dropout before the heads.
-        level_conditioning: what a head below level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
-            of the head of its type one level up; `all`, those of all heads one level up (see `modeling.LevelConditioning`).
+        level_conditioning: what a head after level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
+            of the head of its type one level before; `all`, those of all heads of it (see `modeling.LevelConditioning`).
         span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
             ones side by side, or the paper's `masked_matrix` (see `modeling.pool_spans`).
         projection_size: width of the head behind which stage 1 compares spans, and which stage 2 throws away; 0 is none.

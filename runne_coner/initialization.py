@@ -129,7 +129,7 @@ def start_at_centroids(
 
 @torch.no_grad()
 def take_heads(model: CoNERForTokenClassification, saved: CoNERForTokenClassification) -> list[int]:
-    """Copy the heads that an earlier model has under the same names (`TYPE`, `TYPE@2`, ...), and what its inner levels see.
+    """Copy the heads that an earlier model has under the same names (`TYPE`, `TYPE@2`, ...), and what its later levels see.
 
     Returns:
         Indices of the heads copied.

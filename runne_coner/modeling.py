@@ -213,16 +213,16 @@ def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
 
 
 class LevelConditioning(nn.Module):
-    """Lets the heads of each level below the first see what the level above it says about the token.
+    """Lets the heads of each level after the first see what the level before it says about the token.
 
     The logits of level k gain `W_k p`, where `p` are the tag probabilities of level k - 1 (after its own conditioning). `W_k`
-    starts at 0, where the heads are those without conditioning, and no gradient flows through `p`, so that the outer
+    starts at 0, where the heads are those without conditioning, and no gradient flows through `p`, so that the earlier
     levels are trained for their own entities alone.
 
     Args:
         num_types, levels: as the heads are laid out; with one level there is nothing to condition.
-        scope: `type`, a head sees the head of its type one level up: `W_k` is (types, 5, 5); `all`, it sees all heads of
-            the level above: `W_k` is (types x 5, types x 5).
+        scope: `type`, a head sees the head of its type one level before: `W_k` is (types, 5, 5); `all`, it sees all heads of
+            the level before: `W_k` is (types x 5, types x 5).
     """
 
     def __init__(self, num_types: int, levels: int, scope: str):
@@ -235,11 +235,11 @@ class LevelConditioning(nn.Module):
         """Args: `logits` (batch, tokens, heads, 5) of all levels. Returns the conditioned logits, of the same shape."""
         levels = list(logits.split(self.num_types, dim=2))
         for index, weight in enumerate(self.weight.unbind(0)):
-            outer = levels[index].detach().softmax(dim=-1).to(weight.dtype)
+            before = levels[index].detach().softmax(dim=-1).to(weight.dtype)
             if self.scope == "type":
-                seen = torch.einsum("btec,ecd->bted", outer, weight)
+                seen = torch.einsum("btec,ecd->bted", before, weight)
             else:
-                seen = (outer.flatten(2) @ weight).unflatten(-1, (self.num_types, NUM_TAGS))
+                seen = (before.flatten(2) @ weight).unflatten(-1, (self.num_types, NUM_TAGS))
             levels[index + 1] = levels[index + 1] + seen
         return torch.cat(levels, dim=2)
 

@@ -143,26 +143,11 @@ def _tag(text: str, mentions: list[_Mention]) -> _Tagged:
             inner.update(range(first + 1, end))
     heads: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for name, of_type in spans.items():
-        for cluster in _clusters(of_type):
-            for span, level in zip(cluster, nesting_levels(cluster), strict=True):
-                heads.setdefault((name, level), []).append(span)
+        for span, level in zip(of_type, nesting_levels(of_type), strict=True):
+            heads.setdefault((name, level), []).append(span)
     starts = {0, *np.searchsorted(offsets[:, 0], split_sentences(text)).tolist()} - inner
     words = [text[start:end] for start, end in offsets.tolist()]
     return _Tagged(words, offsets, sorted(start for start in starts if start < len(words)), heads, lost)
-
-
-def _clusters(spans: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Spans sorted by start, in groups that do not touch each other's levels (comparing all of a long text takes long)."""
-    cluster: list[tuple[int, int]] = []
-    reach = 0
-    for span in spans:
-        if cluster and span[0] >= reach:
-            yield cluster
-            cluster = []
-        cluster.append(span)
-        reach = max(reach, span[1])
-    if cluster:
-        yield cluster
 
 
 def _columns_wanted(tagged: list[_Tagged], entity_types: Sequence[str] | None, levels: int | None) -> list[tuple[str, int]]:

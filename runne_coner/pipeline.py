@@ -12,7 +12,7 @@ from .configuration import CoNERConfig, ModelError
 from .modeling import CoNERForTokenClassification
 from .onnx_model import OnnxModel, holds_only_an_export
 from .preprocessing import window_rows
-from .tagging import spans_from_tags
+from .tagging import nesting_levels, spans_from_tags
 from .viterbi import BilouViterbiProcessor
 from .windows import WindowSettings
 
@@ -194,7 +194,6 @@ class NestedNerPipeline(Pipeline):
                         "entity_type": types[head % len(types)],
                         "start": start,
                         "end": int(row["word_ends"][end - 1]),
-                        "level": head // len(types) + 1,
                     }
                 )
         return cases, logits, torch.from_numpy(spans[kept]).to(self.device), entities
@@ -209,6 +208,7 @@ class NestedNerPipeline(Pipeline):
         kept = sorted(best.values(), key=lambda e: (e["start"], -e["end"], e["entity_type"]))
         if flat:
             kept = _outermost(kept)
+        _add_levels(kept)
         order = ("entity_type", "start", "end", "text", "score", "level")
         return [{key: (e | {"text": text[e["start"] : e["end"]]})[key] for key in order} for e in kept]
 
@@ -295,6 +295,20 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
             group, size = [], 0
     if group:
         yield group
+
+
+def _add_levels(entities: list[dict]) -> None:
+    """Note in each of the entities of a text, all different, the nesting level that it has among those of its type.
+
+    It is not the level of the head that found it: that one may be counted from the inside, and its outer entity be missed.
+    """
+    of_type: dict[str, list[dict]] = {}
+    for entity in entities:
+        of_type.setdefault(entity["entity_type"], []).append(entity)
+    for group in of_type.values():
+        levels = nesting_levels([(entity["start"], entity["end"]) for entity in group])
+        for entity, level in zip(group, levels, strict=True):
+            entity["level"] = level
 
 
 def _outermost(entities: list[dict]) -> list[dict]:

@@ -26,7 +26,7 @@ from .tagging import (
     WHOLE,
     bilou_labels,
     head_index,
-    nesting_levels,
+    head_levels,
 )
 from .windows import DEFAULT_WINDOWS, Window, WindowSettings, inference_windows, training_windows
 
@@ -255,6 +255,7 @@ def bilou_view(
     levels: int = 1,
     settings: WindowSettings = DEFAULT_WINDOWS,
     training: bool = True,
+    level_order: str = "outermost",
 ) -> Dataset:
     """The view of stage 2: windows with a BILOU tag for every sub-word and head.
 
@@ -262,6 +263,7 @@ def bilou_view(
         documents: features of `documents.FEATURES`.
         entity_types: types to label, in the order of the heads; others are an error.
         levels: nesting levels; see `tagging.nesting_levels`.
+        level_order: which of nested entities of a type is on level 1, one of `tagging.LEVEL_ORDERS`; see `tagging.head_levels`.
         training: True: windows that cut no entity. False: windows as at inference, where gold is not known.
     Returns:
         One row a window: `document` (row of `documents`), `input_ids`, `subword_cases`, `word_starts`, `word_ends`
@@ -283,7 +285,7 @@ def bilou_view(
             rows = []
             for window in windows:
                 row = maker.row(text, window)
-                spans = _levelled_spans(maker, text, window, placed.spans, index_of, levels, labelled, deep)
+                spans = _levelled_spans(maker, text, window, placed.spans, index_of, levels, level_order, labelled, deep)
                 labels = bilou_labels(spans, row["length"], num_heads)
                 labels[row["subword_cases"] == SPECIAL] = IGNORE_INDEX
                 rows.append({"document": document, **row, "labels": labels, "lost": []})
@@ -398,7 +400,7 @@ def _cut(maker: _WindowMaker, batch: dict, indices: list[int], index_of: dict, t
         yield text, document, windows, placed
 
 
-def _levelled_spans(maker, text, window, spans, index_of, levels, labelled, deep) -> list[tuple[int, int, int]]:
+def _levelled_spans(maker, text, window, spans, index_of, levels, order, labelled, deep) -> list[tuple[int, int, int]]:
     """Head spans of a window; notes the entities that they hold exactly in `labelled`, the others' in `deep`."""
     by_type: dict[str, dict[tuple[int, int], list]] = defaultdict(lambda: defaultdict(list))
     for span in spans:
@@ -407,8 +409,8 @@ def _levelled_spans(maker, text, window, spans, index_of, levels, labelled, deep
             by_type[span[2]][tokens].append(span)
     found = []
     for name, sources in by_type.items():
-        for tokens, level in zip(sources, nesting_levels(list(sources)), strict=True):
-            if level > levels:
+        for tokens, level in zip(sources, head_levels(list(sources), levels, order), strict=True):
+            if not level:
                 deep.update(sources[tokens])
                 continue
             found.append((head_index(index_of[name], level, len(index_of)), *tokens))

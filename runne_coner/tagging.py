@@ -1,10 +1,11 @@
 """The BILOU alphabet, the layout of heads, and the way from spans to tags and back (Bondarenko 2022, section 3.2).
 
 A *head* tags one entity type at one nesting level. Heads are ordered level by level: head `(level - 1) * E + t` tags
-type `t` of `E` at `level` (1 = outermost), so the first `E` heads alone are the model of the paper.
+type `t` of `E` at `level`, so the first `E` heads alone are the model of the paper. Which of two nested entities of a type
+stands on level 1 is said by the level order (`head_levels`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,9 +19,12 @@ WHOLE, FIRST, MIDDLE, LAST, SPECIAL = range(5)
 """The four sub-word cases of section 3.3 (a whole word; the first, a middle, the last part of one) and special tokens."""
 NUM_CASES = 5
 
+LEVEL_ORDERS = ("innermost", "outermost")
+"""From which side nested entities of one type are counted to get their heads; see `head_levels`."""
+
 
 def head_index(type_index: int, level: int, num_types: int) -> int:
-    """Index of the head that tags entity type `type_index` (0-based) at nesting level `level` (1 = outermost)."""
+    """Index of the head that tags entity type `type_index` (0-based) at nesting level `level` (from 1)."""
     return (level - 1) * num_types + type_index
 
 
@@ -46,19 +50,61 @@ def nesting_levels(spans: Sequence[tuple[int, int]]) -> list[int]:
     if len(set(spans)) != len(spans):
         raise ValueError(f"a span is given twice: {sorted(spans)}")
     levels = [0] * len(spans)
-    placed: list[int] = []
-    for index in sorted(range(len(spans)), key=lambda i: (spans[i][0] - spans[i][1], spans[i][0])):
-        start, end = spans[index]
-        if start >= end:
-            raise ValueError(f"the span ({start}, {end}) is empty")
-        overlapping = [j for j in placed if spans[j][0] < end and start < spans[j][1]]
-        level = 1 + max((levels[j] for j in overlapping if spans[j][0] <= start and end <= spans[j][1]), default=0)
-        taken = {levels[j] for j in overlapping}
-        while level in taken:
-            level += 1
-        levels[index] = level
-        placed.append(index)
+    for cluster in _clusters(spans):
+        placed: list[int] = []
+        for index in sorted(cluster, key=lambda i: (spans[i][0] - spans[i][1], spans[i][0])):
+            start, end = spans[index]
+            if start >= end:
+                raise ValueError(f"the span ({start}, {end}) is empty")
+            overlapping = [j for j in placed if spans[j][0] < end and start < spans[j][1]]
+            level = 1 + max((levels[j] for j in overlapping if spans[j][0] <= start and end <= spans[j][1]), default=0)
+            taken = {levels[j] for j in overlapping}
+            while level in taken:
+                level += 1
+            levels[index] = level
+            placed.append(index)
     return levels
+
+
+def head_levels(spans: Sequence[tuple[int, int]], levels: int, order: str) -> list[int]:
+    """Level of the head that tags each of the distinct spans of ONE entity type; 0: nested too deep for `levels`.
+
+    Spans below the `levels`-th of `nesting_levels` get no head, in either order. Of the others, `outermost` counts from the
+    outside: their nesting levels. `innermost` counts from the inside: one more than the highest level of the spans that
+    it overlaps and that lie further in, so 1 if there is none. With two levels, the spans of [[[a] b] c] are on 0 (a), 1
+    (a b) and 2 (a b c), and a span apart from them is on 1.
+
+    Args:
+        spans: as for `nesting_levels`.
+        levels: how many there are, at least 1.
+        order: one of `LEVEL_ORDERS`.
+    """
+    nested = nesting_levels(spans)
+    if order == "outermost":
+        return [level if level <= levels else 0 for level in nested]
+    found = [0] * len(spans)
+    for cluster in _clusters(spans):
+        kept = sorted((index for index in cluster if nested[index] <= levels), key=lambda i: -nested[i])
+        for index in kept:
+            start, end = spans[index]
+            # Overlapping spans have different nesting levels, so those that have a level already lie further in.
+            below = (found[j] for j in kept if found[j] and spans[j][0] < end and start < spans[j][1])
+            found[index] = 1 + max(below, default=0)
+    return found
+
+
+def _clusters(spans: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Indices of spans in groups that do not touch each other's levels (comparing all of a long text takes long)."""
+    cluster: list[int] = []
+    reach = 0
+    for index in sorted(range(len(spans)), key=lambda i: spans[i]):
+        if cluster and spans[index][0] >= reach:
+            yield cluster
+            cluster = []
+        cluster.append(index)
+        reach = max(reach, spans[index][1])
+    if cluster:
+        yield cluster
 
 
 def tag_log_frequencies(tag_counts: np.ndarray) -> np.ndarray:

@@ -112,8 +112,7 @@ def test_the_pipeline_finds_the_same_entities(model_folder, exported):
     assert sum(map(len, by_torch)) > 20
     for options in ({"batch_size": 1}, {"batch_size": 4}, {"batch_size": 32}):
         for given, wanted in zip(recognize(TEXTS, **options), by_torch, strict=True):
-            # Two levels may find the same span with all but the same score, so the level may be either's.
-            key = ["entity_type", "start", "end", "text"]
+            key = ["entity_type", "start", "end", "text", "level"]
             assert [[e[k] for k in key] for e in given] == [[e[k] for k in key] for e in wanted]
             assert [e["score"] for e in given] == pytest.approx([e["score"] for e in wanted], abs=1e-3)
     assert {e["entity_type"] for e in recognize(TEXTS[0], entity_types=["CITY"])} <= {"CITY"}

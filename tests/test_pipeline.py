@@ -122,21 +122,25 @@ def test_options(recognize):
 
 
 def test_levels_are_merged_by_the_stated_rule(recognize):
-    """Equal spans of one type at two levels are one entity; crossing ones both stay; `flat` keeps the longer one."""
+    """Equal spans of one type at two levels are one entity; crossing ones both stay, the shorter one a level further in;
+    `flat` keeps the longer one. Levels are those of what is given: not of the heads, and not of what `threshold` left out."""
     text = "один два три"
     rows = [
-        {"entity_type": "CITY", "start": 0, "end": 8, "score": 0.6, "level": 1},
-        {"entity_type": "CITY", "start": 0, "end": 8, "score": 0.9, "level": 2},
-        {"entity_type": "PERSON", "start": 0, "end": 8, "score": 0.5, "level": 1},
-        {"entity_type": "CITY", "start": 5, "end": 12, "score": 0.7, "level": 3},
+        {"entity_type": "CITY", "start": 0, "end": 8, "score": 0.6},
+        {"entity_type": "CITY", "start": 0, "end": 8, "score": 0.9},
+        {"entity_type": "PERSON", "start": 0, "end": 8, "score": 0.5},
+        {"entity_type": "CITY", "start": 5, "end": 12, "score": 0.7},
+        {"entity_type": "CITY", "start": 5, "end": 8, "score": 0.8},
     ]
     entities = recognize.postprocess((text, rows))
     assert [(e["entity_type"], e["start"], e["end"], e["score"], e["level"]) for e in entities] == [
-        ("CITY", 0, 8, 0.9, 2),
+        ("CITY", 0, 8, 0.9, 1),
         ("PERSON", 0, 8, 0.5, 1),
-        ("CITY", 5, 12, 0.7, 3),
+        ("CITY", 5, 12, 0.7, 2),
+        ("CITY", 5, 8, 0.8, 3),
     ]
-    assert found(recognize.postprocess((text, rows), flat=True)) == {("CITY", "один два", 2)}
+    assert found(recognize.postprocess((text, rows), threshold=0.75)) == {("CITY", "один два", 1), ("CITY", "два", 2)}
+    assert found(recognize.postprocess((text, rows), flat=True)) == {("CITY", "один два", 1)}
 
 
 @pytest.mark.parametrize(

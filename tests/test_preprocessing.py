@@ -369,6 +369,29 @@ def test_levels_hold_the_layers_of_one_type(documents, any_encoder):
     assert [sum(level > n for levels in per_document for level in levels) for n in (1, 2, 3)] == [3, 1, 0]
 
 
+def test_the_level_order_says_which_of_nested_entities_has_the_first_head(wordpiece_encoder):
+    """ORGANIZATION three deep, and one apart: "отдел комитета союза" in it "комитета союза" and "союза"; then "союза"."""
+    text = "отдел комитета союза и союза"
+    spans = {"all": (0, 20), "middle": (6, 20), "inner": (15, 20), "apart": (23, 28)}
+    entities = [{"start": start, "end": end, "type": "ORGANIZATION"} for start, end in spans.values()]
+    documents = Dataset.from_list([{"id": "1", "text": text, "entities": entities}], features=FEATURES)
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    heads_of = {}
+    for order in ("outermost", "innermost"):
+        for levels in (1, 2, 3):
+            view = bilou_view(documents, tokenizer, ["ORGANIZATION"], levels, level_order=order)
+            row = view.with_format("numpy")[0]
+            found = character_spans(row["labels"][None], row["word_starts"][None], row["word_ends"][None], row["core"][None])
+            names = {span: name for name, span in spans.items()}
+            heads_of[order, levels] = {names[start, end]: head + 1 for _, head, start, end in found.tolist()}
+            assert lost_counts(view) == ({"ORGANIZATION": 3 - levels} if levels < 3 else {})
+    assert heads_of["outermost", 1] == heads_of["innermost", 1] == {"all": 1, "apart": 1}
+    assert heads_of["outermost", 2] == {"all": 1, "middle": 2, "apart": 1}
+    assert heads_of["innermost", 2] == {"all": 2, "middle": 1, "apart": 1}
+    assert heads_of["outermost", 3] == {"all": 1, "middle": 2, "inner": 3, "apart": 1}
+    assert heads_of["innermost", 3] == {"all": 3, "middle": 2, "inner": 1, "apart": 1}
+
+
 def test_adjacent_entities_stay_apart(documents, wordpiece_encoder):
     view = bilou_view(documents, load_tokenizer(wordpiece_encoder), TYPES, 3)
     assert recovered(view, len(documents), TYPES) == gold(documents)

@@ -315,7 +315,7 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     model = AutoModelForTokenClassification.from_pretrained(folder)
     tokenizer = load_tokenizer(str(folder))
     documents = load_corpus(DataArguments(str(corpus_folder), eval_split="dev"), seed=1).evaluation
-    view = bilou_view(documents, tokenizer, model.config.entity_types, 3, training=False)
+    view = bilou_view(documents, tokenizer, model.config.entity_types, 3, training=False, level_order="innermost")
     assert len(view) == 7 and len(set(view["length"][:].tolist())) > 3
     trainer = NestedNerTrainer(
         model,
@@ -389,6 +389,31 @@ def test_heads_start_at_the_words_given(tmp_path, wordpiece_encoder):
             run_stage2(*argv, "--output_dir", tmp_path / "bad", "--label_words", bad)
     with pytest.raises(INPUT_ERRORS, match="head_init label_names"):
         run_stage2(*argv[:-2], "--output_dir", tmp_path / "bad", "--label_words", words)
+
+
+def test_the_level_order_is_that_of_the_heads(tmp_path, wordpiece_encoder):
+    """Heads start at the frequencies of their tags, and learn nothing here: the two orders have changed places."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "dev"):
+        nested = Document(1, "Закон о мэре", (Entity(0, 12, "LAW"), Entity(0, 5, "LAW")))
+        write_runne([nested, Document(2, "Закон", (Entity(0, 5, "LAW"),))], corpus / f"{split}.jsonl")
+    argv = ["--dataset", corpus, "--model_name_or_path", wordpiece_encoder, "--learning_rate", 0, "--head_learning_rate", 0]
+    starts = {}
+    for name, more in (
+        ("default", []),
+        ("innermost", ["--level_order", "innermost"]),
+        ("outermost", ["--level_order", "outermost"]),
+    ):
+        run_stage2(*argv, "--output_dir", tmp_path / name, *more)
+        model = AutoModelForTokenClassification.from_pretrained(tmp_path / name)
+        assert model.config.heads == ["LAW", "LAW@2"]
+        starts[name] = model.classifier.bias.exp().unflatten(0, (2, -1))
+    assert torch.equal(starts["default"], starts["innermost"])
+    # U never occurs. Both documents are LAW from end to end, so where the outermost entities have the first head it has no
+    # token that is O either; where the innermost ones have it, "о мэре" is O.
+    assert starts["outermost"][0][O] == starts["outermost"][0][U] and starts["innermost"][0][O] > starts["innermost"][0][U]
+    assert starts["outermost"][1][O] > starts["innermost"][1][O]
 
 
 def test_rare_types_are_favoured_in_decoding(tmp_path, wordpiece_encoder):
@@ -510,6 +535,7 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--loss", "supcon", "--overlap_weight", "2"], "supcon cannot honour overlap_weight"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
+        ("stage2", ["--level_order", "outer"], "level_order must be one of.*'outer'"),
         ("stage2", ["--level_conditioning", "some"], "level_conditioning.*'some'"),
         ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),
         ("stage2", ["--ema_decay", "nan"], "ema_decay must be a finite number"),

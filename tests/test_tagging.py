@@ -22,6 +22,7 @@ from runne_coner.tagging import (
     bilou_labels,
     character_spans,
     head_index,
+    head_levels,
     head_names,
     nesting_levels,
     spans_from_tags,
@@ -101,6 +102,36 @@ def test_the_nested_organizations_of_the_paper():
 def test_of_two_crossing_spans_the_shorter_goes_down():
     assert nesting_levels([(0, 3), (2, 7)]) == [2, 1]
     assert nesting_levels([(0, 3), (2, 5)]) == [1, 2]  # the left one of two equally long ones stays up
+
+
+@settings(max_examples=300, deadline=None)
+@given(span_sets, st.integers(1, 4))
+def test_heads_of_both_orders_hold_the_same_spans_on_levels_apart(spans, levels):
+    outermost, innermost = (head_levels(spans, levels, order) for order in ("outermost", "innermost"))
+    assert outermost == [level if level <= levels else 0 for level in nesting_levels(spans)]
+    assert [level == 0 for level in innermost] == [level == 0 for level in outermost] and max(innermost, default=0) <= levels
+    kept = {span: level for span, level in zip(spans, innermost, strict=True) if level}
+    for span, level in kept.items():
+        others = [other for other in kept if other != span and overlap(span, other)]
+        assert level not in [kept[other] for other in others]
+        assert all(level > kept[other] for other in others if holds(span, other))
+        # None stands higher than it must: right under it lies a span that it overlaps.
+        assert level == 1 or level - 1 in {kept[other] for other in others}
+
+
+@settings(max_examples=200, deadline=None)
+@given(span_sets.map(without_crossings))
+def test_innermost_levels_of_properly_nested_spans_are_their_heights(spans):
+    heights = {}
+    for span in sorted(spans, key=lambda s: s[1] - s[0]):
+        heights[span] = 1 + max((heights[other] for other in spans if holds(span, other)), default=0)
+    assert head_levels(spans, 20, "innermost") == [heights[span] for span in spans]
+
+
+def test_levels_of_a_long_text_take_no_longer_than_they_must():
+    # Compared pairwise, 50,000 spans would take hours.
+    spans = [pair for start in range(0, 200_000, 8) for pair in ((start, start + 5), (start + 1, start + 2))]
+    assert nesting_levels(spans) == [1, 2] * 25_000 and head_levels(spans, 2, "innermost") == [2, 1] * 25_000
 
 
 @pytest.mark.parametrize("spans", [[(1, 2), (1, 2)], [(3, 3)], [(4, 2)]])
