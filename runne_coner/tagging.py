@@ -67,30 +67,35 @@ def nesting_levels(spans: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def head_levels(spans: Sequence[tuple[int, int]], levels: int, order: str) -> list[int]:
-    """Level of the head that tags each of the distinct spans of ONE entity type; 0: nested too deep for `levels`.
+    """Level of the head that tags each of the distinct spans of ONE entity type; 0: it lies beyond `levels`.
 
-    Spans below the `levels`-th of `nesting_levels` get no head, in either order. Of the others, `outermost` counts from the
-    outside: their nesting levels. `innermost` counts from the inside: one more than the highest level of the spans that
-    it overlaps and that lie further in, so 1 if there is none. With two levels, the spans of [[[a] b] c] are on 0 (a), 1
-    (a b) and 2 (a b c), and a span apart from them is on 1.
+    `outermost` counts from the outside: the levels are those of `nesting_levels`. `innermost` counts from the inside: a span
+    stands one above the highest of the spans that it overlaps and that have a deeper nesting level, so on 1 if there is
+    none. With two levels, the spans of [[[a] b] c] are on 1 (a), 2 (a b) and 0 (a b c), and a span apart from them is on 1.
+    With one level there is nothing to count, and the outermost spans are tagged, as in the paper.
 
     Args:
         spans: as for `nesting_levels`.
         levels: how many there are, at least 1.
         order: one of `LEVEL_ORDERS`.
     """
-    nested = nesting_levels(spans)
-    if order == "outermost":
-        return [level if level <= levels else 0 for level in nested]
-    found = [0] * len(spans)
+    found = nesting_levels(spans)
+    if order == "innermost" and levels > 1:
+        found = _counted_from_the_inside(spans, found)
+    return [level if level <= levels else 0 for level in found]
+
+
+def _counted_from_the_inside(spans: Sequence[tuple[int, int]], nested: Sequence[int]) -> list[int]:
+    heights = [0] * len(spans)
     for cluster in _clusters(spans):
-        kept = sorted((index for index in cluster if nested[index] <= levels), key=lambda i: -nested[i])
-        for index in kept:
+        placed: list[int] = []
+        # Overlapping spans have different nesting levels, so those that lie further in are placed before.
+        for index in sorted(cluster, key=lambda i: -nested[i]):
             start, end = spans[index]
-            # Overlapping spans have different nesting levels, so those that have a level already lie further in.
-            below = (found[j] for j in kept if found[j] and spans[j][0] < end and start < spans[j][1])
-            found[index] = 1 + max(below, default=0)
-    return found
+            below = (heights[j] for j in placed if spans[j][0] < end and start < spans[j][1])
+            heights[index] = 1 + max(below, default=0)
+            placed.append(index)
+    return heights
 
 
 def _clusters(spans: Sequence[tuple[int, int]]) -> Iterator[list[int]]:

@@ -106,17 +106,26 @@ def test_of_two_crossing_spans_the_shorter_goes_down():
 
 @settings(max_examples=300, deadline=None)
 @given(span_sets, st.integers(1, 4))
-def test_heads_of_both_orders_hold_the_same_spans_on_levels_apart(spans, levels):
-    outermost, innermost = (head_levels(spans, levels, order) for order in ("outermost", "innermost"))
-    assert outermost == [level if level <= levels else 0 for level in nesting_levels(spans)]
-    assert [level == 0 for level in innermost] == [level == 0 for level in outermost] and max(innermost, default=0) <= levels
-    kept = {span: level for span, level in zip(spans, innermost, strict=True) if level}
-    for span, level in kept.items():
-        others = [other for other in kept if other != span and overlap(span, other)]
-        assert level not in [kept[other] for other in others]
-        assert all(level > kept[other] for other in others if holds(span, other))
+def test_heads_counted_from_the_outside_are_nesting_levels(spans, levels):
+    expected = [level if level <= levels else 0 for level in nesting_levels(spans)]
+    assert head_levels(spans, levels, "outermost") == expected
+    # With one level both orders tag what the paper tags.
+    assert head_levels(spans, 1, "innermost") == head_levels(spans, 1, "outermost")
+
+
+@settings(max_examples=300, deadline=None)
+@given(span_sets, st.integers(2, 4))
+def test_heads_counted_from_the_inside_hold_spans_apart(spans, levels):
+    heights = dict(zip(spans, head_levels(spans, 20, "innermost"), strict=True))
+    for span, level in heights.items():
+        others = [other for other in spans if other != span and overlap(span, other)]
+        assert level not in [heights[other] for other in others]
+        assert all(level > heights[other] for other in others if holds(span, other))
         # None stands higher than it must: right under it lies a span that it overlaps.
-        assert level == 1 or level - 1 in {kept[other] for other in others}
+        assert level == 1 or level - 1 in {heights[other] for other in others}
+    # As many layers as from the outside; fewer levels leave the upper ones out and change none.
+    assert max(heights.values(), default=0) <= max(nesting_levels(spans), default=0)
+    assert head_levels(spans, levels, "innermost") == [level if level <= levels else 0 for level in heights.values()]
 
 
 @settings(max_examples=200, deadline=None)
