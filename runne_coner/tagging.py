@@ -78,7 +78,11 @@ def head_levels(spans: Sequence[tuple[int, int]], levels: int, order: str) -> li
         spans: as for `nesting_levels`.
         levels: how many there are, at least 1.
         order: one of `LEVEL_ORDERS`.
+    Raises:
+        ValueError: another order, or as `nesting_levels`.
     """
+    if order not in LEVEL_ORDERS:
+        raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {order!r}")
     found = nesting_levels(spans)
     if order == "innermost" and levels > 1:
         found = _counted_from_the_inside(spans, found)

@@ -137,6 +137,11 @@ def test_innermost_levels_of_properly_nested_spans_are_their_heights(spans):
     assert head_levels(spans, 20, "innermost") == [heights[span] for span in spans]
 
 
+def test_an_unknown_level_order_is_an_error():
+    with pytest.raises(ValueError, match="level_order must be one of.*'inner'"):
+        head_levels([(0, 2)], 2, "inner")
+
+
 def test_levels_of_a_long_text_take_no_longer_than_they_must():
     # Compared pairwise, 50,000 spans would take hours.
     spans = [pair for start in range(0, 200_000, 8) for pair in ((start, start + 5), (start + 1, start + 2))]
