@@ -169,6 +169,13 @@ def start_model(
             ("left out", left_out),
         ):
             print(f"heads {what} ({len(names)}): {', '.join(names) or 'none'}")
+        # With one level it is always the outermost entities that are tagged.
+        before, now = ("outermost" if each.levels == 1 else each.level_order for each in (saved.config, config))
+        if kept and before != now:
+            print(
+                f"the heads kept have learned the {before} of nested entities of a type as level 1, and now learn the {now}"
+                " (levels, level_order); they can, but start from the other meaning"
+            )
     if network.head_bias == "frequency":
         model.set_head_bias(count_tags(train), heads=list(new))
     if network.head_init != "random" and len(new):
@@ -246,6 +253,7 @@ def make_model(
         entity_types=views.corpus.entity_types,
         few_shot_types=views.corpus.few_shot_types,
         levels=network.levels,
+        level_order=network.level_order,
         level_conditioning=network.level_conditioning,
         head_dropout=network.head_dropout,
         max_length=data.max_length,

@@ -5,7 +5,7 @@ import math
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .tagging import TAGS, head_names
+from .tagging import LEVEL_ORDERS, TAGS, head_names
 
 LEVEL_CONDITIONINGS = ("none", "type", "all")
 SPAN_POOLINGS = ("mean", "max", "first_last", "masked_matrix")
@@ -29,6 +29,8 @@ class CoNERConfig(PreTrainedConfig):
         entity_types: the types that the heads tag, in order; empty for stage 1.
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
+        level_order: which of nested entities of a type the heads of level 1 have learned, one of `tagging.LEVEL_ORDERS`.
+            Decoding takes the entities of all levels alike; training goes on from it (see `initialization.take_heads`).
         head_dropout: dropout before the heads.
         level_conditioning: what a head after level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
             of the head of its type one level before; `all`, those of all heads of it (see `modeling.LevelConditioning`).
@@ -60,6 +62,7 @@ class CoNERConfig(PreTrainedConfig):
     entity_types: list[str] | None = None
     few_shot_types: list[str] | None = None
     levels: int = 1
+    level_order: str = "outermost"
     head_dropout: float = 0.1
     level_conditioning: str = "none"
     span_pooling: str = "mean"
@@ -106,6 +109,8 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"few_shot_types {unknown} are not among entity_types {self.entity_types}")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if self.level_order not in LEVEL_ORDERS:
+            raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if self.span_pooling not in SPAN_POOLINGS:
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:

@@ -1,6 +1,7 @@
 """Training arguments of both stages: `transformers.TrainingArguments` with the knobs of the method."""
 
 import importlib.util
+import logging
 import math
 import os
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from transformers import TrainingArguments
 from .losses import CE_FORMS, HEAD_WEIGHTINGS
 from .metric_losses import LOSSES
 from .pair_weights import MININGS
+
+logger = logging.getLogger(__name__)
 
 PAIR_MODES = ("in_batch", "sampled")
 DICE_REDUCTIONS = ("token", "batch")
@@ -28,6 +31,11 @@ RADAM = "radam"
 """Value of `optim` that transformers does not have: `torch.optim.RAdam` with decoupled weight decay (Liu et al. 2020)."""
 _OWN_STEPS = ("schedule_free", "layerwise", "lomo")
 """Parts of the names of optimisers that move the weights, or read gradients, outside `step`: nothing can look ahead there."""
+
+
+def cpu_is_fast_in_bf16() -> bool:
+    """Whether PyTorch multiplies bfloat16 matrices on this CPU by a library: on x86, oneDNN does from AVX512 upwards."""
+    return torch.backends.cpu.get_cpu_capability() not in ("AVX2", "NO AVX")
 
 
 @dataclass
@@ -59,6 +67,12 @@ class _SpanTrainingArguments(TrainingArguments):
         # Without an accelerator the Trainer accepts bf16 only when it is told what it could see.
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        if self.bf16 and self.use_cpu and not cpu_is_fast_in_bf16():
+            logger.warning(
+                "bf16: this CPU has no AVX512, without which PyTorch takes tens of times as long for products in bfloat16 as"
+                " in float32; training in float32 (bf16 false)"
+            )
+            self.bf16 = False
         rectified = self.optim == RADAM
         if rectified:  # `SpanTrainer` makes it; the parent class would refuse the name.
             self.optim = "adamw_torch"

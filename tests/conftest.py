@@ -58,6 +58,12 @@ def _save(folder: Path, model, tokenizer) -> str:
     return str(folder)
 
 
+@pytest.fixture(autouse=True)
+def bf16_on_every_cpu(monkeypatch):
+    """What is tested in bfloat16 is not to run in float32 on a CPU that is slow in it; the tensors here are small."""
+    monkeypatch.setattr("runne_coner.training_args.cpu_is_fast_in_bf16", lambda: True)
+
+
 @pytest.fixture(scope="session")
 def wordpiece_encoder(tmp_path_factory) -> str:
     """Folder of a random BERT (32 wide, 2 layers, no dropout) with a WordPiece tokenizer; it knows token types."""

@@ -424,6 +424,7 @@ def test_the_config_keeps_all_that_inference_needs(tmp_path):
         entity_types=TYPES,
         few_shot_types=["LAW"],
         levels=3,
+        level_order="innermost",
         head_dropout=0.25,
         span_pooling="masked_matrix",
         max_length=96,
@@ -436,6 +437,7 @@ def test_the_config_keeps_all_that_inference_needs(tmp_path):
     assert type(loaded) is CoNERConfig
     assert type(loaded.encoder) is RobertaConfig and loaded.hidden_size == 32
     assert (loaded.entity_types, loaded.few_shot_types, loaded.levels) == (TYPES, ["LAW"], 3)
+    assert (loaded.level_order, CoNERConfig().level_order) == ("innermost", "outermost")
     assert (loaded.head_dropout, loaded.span_pooling) == (0.25, "masked_matrix")
     assert (loaded.max_length, loaded.max_sentences, loaded.stride) == (96, 4, 16)
     assert loaded.transition_priors == priors
@@ -460,6 +462,7 @@ def test_configs_do_not_share_their_lists():
         ({"entity_types": ["LAW", "CITY", "LAW"]}, "LAW.*twice"),
         ({"entity_types": TYPES, "few_shot_types": ["PLANET"]}, "PLANET"),
         ({"levels": 0}, "levels.*0"),
+        ({"level_order": "inner"}, "level_order.*'inner'"),
         ({"level_conditioning": "types"}, "level_conditioning.*'types'"),
         ({"span_pooling": "last"}, "span_pooling.*'last'"),
         ({"projection_size": -1}, "projection_size.*-1"),

@@ -408,12 +408,33 @@ def test_the_level_order_is_that_of_the_heads(tmp_path, wordpiece_encoder):
         run_stage2(*argv, "--output_dir", tmp_path / name, *more)
         model = AutoModelForTokenClassification.from_pretrained(tmp_path / name)
         assert model.config.heads == ["LAW", "LAW@2"]
+        assert model.config.level_order == ("outermost" if name == "outermost" else "innermost")
         starts[name] = model.classifier.bias.exp().unflatten(0, (2, -1))
     assert torch.equal(starts["default"], starts["innermost"])
     # U never occurs. Both documents are LAW from end to end, so where the outermost entities have the first head it has no
     # token that is O either; where the innermost ones have it, "о мэре" is O.
     assert starts["outermost"][0][O] == starts["outermost"][0][U] and starts["innermost"][0][O] > starts["innermost"][0][U]
     assert starts["outermost"][1][O] > starts["innermost"][1][O]
+
+
+def test_going_on_in_another_level_order_is_said(tmp_path, wordpiece_encoder, capsys):
+    """Heads of the same name then learn other entities; with one level they are those of the outermost, whatever is asked."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "dev"):
+        write_runne([Document(1, "Закон о мэре", (Entity(0, 12, "LAW"), Entity(0, 5, "LAW")))], corpus / f"{split}.jsonl")
+    for name, start, order, levels, said in (
+        ("a", wordpiece_encoder, "innermost", 2, None),
+        ("b", tmp_path / "a", "innermost", 2, None),
+        ("c", tmp_path / "b", "outermost", 2, "learned the innermost .* learn the outermost"),
+        ("d", tmp_path / "c", "innermost", 1, None),
+        ("e", tmp_path / "d", "innermost", 2, "learned the outermost .* learn the innermost"),
+    ):
+        argv = ["--dataset", corpus, "--model_name_or_path", start, "--level_order", order, "--levels", levels]
+        run_stage2(*argv, "--output_dir", tmp_path / name, "--calibrate_scores", "false")
+        printed = capsys.readouterr().out
+        assert ("of nested entities of a type as level 1" in printed) == (said is not None), name
+        assert said is None or re.search(said, printed)
 
 
 def test_rare_types_are_favoured_in_decoding(tmp_path, wordpiece_encoder):

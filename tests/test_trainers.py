@@ -27,7 +27,7 @@ from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_
 from runne_coner.span_metrics import SpanMetricError
 from runne_coner.tagging import IGNORE_INDEX, SPECIAL
 from runne_coner.trainers import NestedNerTrainer
-from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
+from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments, cpu_is_fast_in_bf16
 from runne_coner.windows import WindowSettings
 
 QUICK = {
@@ -247,6 +247,16 @@ def test_bf16_on_cpu(stage1, stage2):
         assert np.isfinite(logged(trainer, "loss")).all()
         assert all(value.dtype == torch.float32 for value in trainer.model.parameters())
         assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+@pytest.mark.parametrize(("capability", "bf16"), [("NO AVX", False), ("AVX2", False), ("AVX512", True), ("DEFAULT", True)])
+def test_bf16_is_left_out_where_it_is_slow(stage2, monkeypatch, caplog, capability, bf16):
+    monkeypatch.setattr("runne_coner.training_args.cpu_is_fast_in_bf16", cpu_is_fast_in_bf16)  # not that of conftest
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    trainer = stage2(max_steps=1, bf16=True)
+    assert trainer.args.bf16 is bf16
+    assert ("training in float32" in caplog.text) == (not bf16)
+    assert trainer.accelerator.mixed_precision == ("bf16" if bf16 else "no")
 
 
 class Gradients(TrainerCallback):
