@@ -1,5 +1,6 @@
 """An export gives what torch gives, or is refused and leaves nothing behind."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -23,6 +24,27 @@ from runne_coner.preprocessing import load_tokenizer
 onnx = pytest.importorskip("onnx")
 SCOPES = {"wordpiece": "none", "bpe": "type", "unigram": "all"}
 TEXTS = [*SENTENCES, *(text for text, _ in MARKED), " ".join(SENTENCES)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_made_once(tmp_path_factory):
+    """Each graph takes torch seconds to make: the second of the same network, weights and options is a copy of the first."""
+    made, genuine = tmp_path_factory.mktemp("graphs"), torch.onnx.export
+
+    def export_once(model, inputs, path, **options):
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        digest = hashlib.sha256(f"{path.name} {model} {options} {sorted(tensors)}".encode())
+        for name in sorted(tensors):
+            digest.update(tensors[name].detach().numpy().tobytes())
+        folder = made / digest.hexdigest()
+        if not folder.exists():
+            folder.mkdir()
+            genuine(model, inputs, folder / path.name, **options)
+        shutil.copytree(folder, path.parent, dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export_once)
+        yield
 
 
 @pytest.fixture(scope="module")
