@@ -77,7 +77,7 @@ def overhead(trainer, encoder, batches, options) -> float:
     bare, whole = [float("inf")] * len(batches), [float("inf")] * len(batches)
     for _ in range(options.repeats):
         for index, batch in enumerate(batches):
-            bare[index] = min(bare[index], seconds(lambda batch=batch: encoder_step(encoder, batch, options.bf16)))
+            bare[index] = min(bare[index], seconds(lambda batch=batch: encoder_step(encoder, batch, trainer.args.bf16)))
             whole[index] = min(whole[index], seconds(lambda batch=batch: trainer_step(trainer, batch)))
     print(f"  encoder {1e3 * sum(bare) / len(bare):8.1f} ms   step {1e3 * sum(whole) / len(whole):8.1f} ms", end="")
     return sum(whole) / sum(bare) - 1.0

@@ -67,18 +67,18 @@ class _SpanTrainingArguments(TrainingArguments):
         # Without an accelerator the Trainer accepts bf16 only when it is told what it could see.
         if not torch.accelerator.is_available():
             self.use_cpu = True
-        if self.bf16 and self.use_cpu and not cpu_is_fast_in_bf16():
-            logger.warning(
-                "bf16: this CPU has no AVX512, without which PyTorch takes tens of times as long for products in bfloat16 as"
-                " in float32; training in float32 (bf16 false)"
-            )
-            self.bf16 = False
         rectified = self.optim == RADAM
         if rectified:  # `SpanTrainer` makes it; the parent class would refuse the name.
             self.optim = "adamw_torch"
         super().__post_init__()
         if rectified:
             self.optim = RADAM
+        if self.use_cpu and self.mixed_precision == "bf16" and not cpu_is_fast_in_bf16():
+            logger.warning(
+                "bf16: this CPU has no AVX512, without which PyTorch takes tens of times as long for products in bfloat16 as"
+                " in float32; training in float32 (bf16 false)"
+            )
+            self.bf16, self.mixed_precision = False, "no"
         # NaN and infinity are numbers to the parser, and would show only as a loss of NaN after the first step.
         shared = ("learning_rate", "weight_decay", "warmup_steps", "label_smoothing_factor", "lookahead_alpha")
         for name in (*shared, *self._finite()):

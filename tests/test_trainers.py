@@ -249,12 +249,15 @@ def test_bf16_on_cpu(stage1, stage2):
         assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize("asked", ["setting", "accelerate launch"])
 @pytest.mark.parametrize(("capability", "bf16"), [("NO AVX", False), ("AVX2", False), ("AVX512", True), ("DEFAULT", True)])
-def test_bf16_is_left_out_where_it_is_slow(stage2, monkeypatch, caplog, capability, bf16):
+def test_bf16_is_left_out_where_it_is_slow(stage2, monkeypatch, caplog, capability, bf16, asked):
+    if asked == "accelerate launch":
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setattr("runne_coner.training_args.cpu_is_fast_in_bf16", cpu_is_fast_in_bf16)  # not that of conftest
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    trainer = stage2(max_steps=1, bf16=True)
-    assert trainer.args.bf16 is bf16
+    trainer = stage2(max_steps=1, bf16=asked == "setting")
+    assert trainer.args.bf16 is (bf16 and asked == "setting")
     assert ("training in float32" in caplog.text) == (not bf16)
     assert trainer.accelerator.mixed_precision == ("bf16" if bf16 else "no")
 
