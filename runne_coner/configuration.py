@@ -30,7 +30,7 @@ class CoNERConfig(PreTrainedConfig):
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
         level_order: which of nested entities of a type the heads of level 1 have learned, one of `tagging.LEVEL_ORDERS`.
-            Decoding takes the entities of all levels alike; training goes on from it (see `initialization.take_heads`).
+            Decoding takes the entities of all levels alike; training goes on best in the same order.
         head_dropout: dropout before the heads.
         level_conditioning: what a head after level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
             of the head of its type one level before; `all`, those of all heads of it (see `modeling.LevelConditioning`).
