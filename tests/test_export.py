@@ -38,8 +38,9 @@ def graphs_made_once(tmp_path_factory):
             digest.update(tensors[name].detach().numpy().tobytes())
         folder = made / digest.hexdigest()
         if not folder.exists():
-            folder.mkdir()
-            genuine(model, inputs, folder / path.name, **options)
+            unfinished = tmp_path_factory.mktemp("graph")
+            genuine(model, inputs, unfinished / path.name, **options)
+            unfinished.rename(folder)
         shutil.copytree(folder, path.parent, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -117,6 +117,8 @@ def tiny(line: str, cache: Path) -> str:
         return f"{line} {setting} --trials 2"
     if line == "make demo":
         return f'make demo VENV={sys.prefix} STAMP= SETTINGS="{setting}"'
+    if line == "make test":
+        return f"make test VENV={sys.prefix} STAMP= TESTS='tests/test_readme.py -k tables'"
     return f"{line} {setting}" if line.startswith("accelerate launch") else line
 
 
@@ -128,9 +130,6 @@ def test_the_commands_run_as_written(checkout, corpora, hub, tmp_path_factory):
     environment |= corpora | hub
     lines = [line for block in blocks("bash") for line in block.strip().splitlines()]
     assert len(lines) >= 14
-    # The command that has started this test, or would.
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    lines.remove("make test")
     for line in lines:
         run = subprocess.run(
             tiny(line, cache), shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=900
