@@ -70,6 +70,8 @@ class SearchArguments:
             raise ValueError(f"stage must be stage1 or stage2, got {self.stage!r}")
         if self.trials < 1:
             raise ValueError(f"trials must be at least 1, got {self.trials}")
+        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise ValueError(f"output_dir {self.output_dir} is a file; give a folder")
         if self.max_hours is not None and not self.max_hours > 0:
             raise ValueError(f"max_hours must be positive, got {self.max_hours}")
         self.space, self.trial_settings = (
@@ -246,16 +248,22 @@ def open_study(settings: SearchArguments, trial_settings: dict):
     """The study in `output_dir`, and its address; trials that a killed program left running have failed.
 
     Raises:
-        UsageError: it was begun with other settings.
+        UsageError: it has trials with other settings, or its file is damaged.
     """
     import optuna
+    from sqlalchemy.exc import DatabaseError  # of Optuna's storage
 
     storage = f"sqlite:///{(Path(settings.output_dir) / 'search.db').as_posix()}"
-    study = optuna.create_study(storage=storage, study_name=STUDY, direction=settings.direction, load_if_exists=True)
+    try:
+        study = optuna.create_study(storage=storage, study_name=STUDY, direction=settings.direction, load_if_exists=True)
+    except DatabaseError as error:
+        file = Path(settings.output_dir) / "search.db"
+        raise UsageError(f"{file}: not readable as a search ({error.orig}); give another --output_dir, or remove it") from error
     now = {name: getattr(settings, name) for name in ("stage", "metric", "space")}
     now |= {name: value for name, value in trial_settings.items() if name not in _OF_THE_MACHINE}
     now = json.loads(json.dumps(now))  # as they are read again
-    before = study.user_attrs.get("settings", now)
+    # Those of a search that stopped before its first trial, as at a wrong path, bind nobody.
+    before = study.user_attrs.get("settings", now) if study.get_trials(deepcopy=False) else now
     if changed := sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name)):
         was = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed[:3])
         raise UsageError(

@@ -117,6 +117,8 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if self.level_conditioning not in LEVEL_CONDITIONINGS:
             raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
+        if self.level_conditioning != "none" and self.levels == 1:
+            raise ValueError("level_conditioning shows heads the level before theirs, and there is one level; raise levels")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
         if not 0.0 <= self.logit_adjustment < math.inf:
@@ -176,6 +178,12 @@ def start_model(
                 f"the heads kept have learned the {before} of nested entities of a type as level 1, and now learn the {now}"
                 " (levels, level_order); they can, but start from the other meaning"
             )
+        seen = saved.config.level_conditioning
+        if kept and saved.conditioning is not None and config.levels > 1 and seen != config.level_conditioning:
+            print(
+                f"the heads kept have learned with level_conditioning {seen}, and it is {config.level_conditioning} now: what"
+                " those of later levels saw of the level before is not kept"
+            )
     if network.head_bias == "frequency":
         model.set_head_bias(count_tags(train), heads=list(new))
     if network.head_init != "random" and len(new):
@@ -217,6 +225,8 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
     types = corpus.entity_types
     metrics = ["loss", "ce_loss", "dice_loss", *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
     check_best_metric(training.metric_for_best_model, metrics)
+    if network.label_words is not None:
+        given_words(types, network.label_words)  # what is wrong with them is said now, not after minutes of other work
 
     def view_of(split: Dataset, at_inference: bool = False) -> Dataset:
         return bilou_view(split, tokenizer, types, network.levels, data.windows, not at_inference, network.level_order)
@@ -233,6 +243,7 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
         swaps = SwapSettings(training.swap_share, training.swap_probability, training.swap_agreement)
         copies = swapped_documents(corpus.train, train, len(types), swaps, training.seed)
         swapped = view_of(copies)
+        report_lost_entities(swapped, copies, "swapped")
     # Windows of one length side by side need no padding.
     return Views(corpus, encoder, tokenizer, train, evaluation.sort("length"), metrics, swapped)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .analyze import add_analyze
 from .answers import counted_types, few_shot_types, read_answers
 from .arguments import UsageError
-from .configuration import ModelError
+from .configuration import ModelError, TrainingError
 from .documents import CorpusError, Document, Entity, read_documents, write_brat, write_runne
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
@@ -27,10 +27,11 @@ from .preprocessing import ViewError, lost_entities
 from .report import ReportError
 from .search_space import SpaceError
 from .span_metrics import SpanMetricError
+from .viterbi import BrokenLogitsError
 
 INPUT_ERRORS = (
     *(UsageError, CorpusError, EncoderError, ExportError, HubError, MissingLibraryError, ModelError, ReportError, ScoreError),
-    *(SpaceError, SpanMetricError, ViewError),
+    *(BrokenLogitsError, SpaceError, SpanMetricError, TrainingError, ViewError),
 )
 
 WRITERS = {"runne": write_runne, "brat": write_brat, "bilou": write_bilou, "html": write_html}

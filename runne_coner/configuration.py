@@ -13,6 +13,10 @@ FORMAT_VERSION = 1
 """Version of what a saved model means; raised when an older package would read a newer model wrongly."""
 
 
+class TrainingError(ValueError):
+    """A training that diverged, or a checkpoint that cannot be gone on with; the message says what to change."""
+
+
 class ModelError(Exception):
     """A folder or Hub id that is no usable CoNER model; the message says what is missing or wrong.
 

@@ -247,7 +247,9 @@ class ContrastiveTrainer(SpanTrainer):
             return super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            self.accelerator.unwrap_model(self.model).encoder.save_pretrained(folder)
+            encoder = self.accelerator.unwrap_model(self.model).encoder
+            self._check_finite(encoder.state_dict(), folder)
+            encoder.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
             self._save_arguments(folder)

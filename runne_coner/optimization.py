@@ -14,11 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
+from .configuration import CoNERConfig, TrainingError
 from .files import replacing
 
 logger = logging.get_logger(__name__)
+
+_MEANING = ("entity_types", "levels", "level_order", "level_conditioning", "span_pooling", "projection_size")
+"""Settings of the network without which its weights, or the labels it learns, mean something else."""
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
 """File of a checkpoint that holds the weights in training where `model.safetensors` holds their average."""
@@ -87,12 +91,38 @@ def check_same_optimizer(saved: Mapping[str, Any], args: TrainingArguments, fold
         saved: training arguments of the checkpoint.
         folder: the checkpoint's.
     Raises:
-        ValueError: one of both has `lookahead` or is `radam`, and the other not.
+        TrainingError: one of both has `lookahead` or is `radam`, and the other not, or `layer_decay` is another.
     """
     for name, known in (("lookahead", saved.get("lookahead", 0)), ("optim", saved.get("optim", args.optim))):
         now = getattr(args, name)
         if bool(known) != bool(now) or "radam" in (known, now) and known != now:
-            raise ValueError(f"{folder} was written with {name} {known}, not {now}: resume with {name} {known}, or start anew")
+            raise _other(folder, name, known, now)
+    # Each learning rate is a group of parameters of its own, and the state is kept by group.
+    now = getattr(args, "layer_decay", 1.0)
+    if (known := saved.get("layer_decay", now)) != now:
+        raise _other(folder, "layer_decay", known, now)
+
+
+def check_same_network(config: CoNERConfig, folder: Path) -> None:
+    """Refuse to resume a network whose weights, or labels, mean something else than those of the checkpoint.
+
+    Args:
+        config: of the network that shall go on.
+        folder: the checkpoint's.
+    Raises:
+        TrainingError: `entity_types`, `levels` or another of the settings that decide what weights stand for is another.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return
+    saved = CoNERConfig.from_pretrained(folder)
+    for name in _MEANING:
+        known, now = getattr(saved, name), getattr(config, name)
+        if known != now:
+            raise _other(folder, name, known, now)
+
+
+def _other(folder: Path, name: str, known: Any, now: Any) -> TrainingError:
+    return TrainingError(f"{folder} was written with {name} {known}, not {now}: resume with {name} {known}, or start anew")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

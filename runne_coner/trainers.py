@@ -15,18 +15,29 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HPSearchBackend
+from transformers.utils import logging
 
+from .configuration import TrainingError
 from .files import write_text
 from .hub import create_repository, push_model, write_card
 from .losses import NamedEntityLoss, balanced_head_weights
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
-from .optimization import WeightAveraging, check_same_optimizer, layer_scales, set_learning_rates, with_lookahead
+from .optimization import (
+    WeightAveraging,
+    check_same_network,
+    check_same_optimizer,
+    layer_scales,
+    set_learning_rates,
+    with_lookahead,
+)
 from .perturbation import FastGradient, rdrop_divergence
 from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
 from .training_args import RADAM, NestedNerTrainingArguments
-from .viterbi import BilouViterbiProcessor
+from .viterbi import BilouViterbiProcessor, BrokenLogitsError
+
+logger = logging.get_logger(__name__)
 
 ARGUMENTS_NAME = "training_args.json"
 """File beside a model, and in a checkpoint, with the arguments of its training."""
@@ -102,6 +113,10 @@ class SpanTrainer(Trainer):
             self.optimizer = with_lookahead(optimizer, self.args.lookahead, self.args.lookahead_alpha)
         return super().create_optimizer(model)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        check_same_network(self.model.config, Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         arguments = Path(checkpoint, ARGUMENTS_NAME) if checkpoint is not None else None
         if arguments is not None and arguments.is_file():
@@ -149,12 +164,21 @@ class SpanTrainer(Trainer):
         return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        self._check_finite(self.model.state_dict() if state_dict is None else state_dict, folder)
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            folder = Path(output_dir if output_dir is not None else self.args.output_dir)
             # The Trainer pickles its arguments; JSON says the same and runs no code when it is read.
             (folder / TRAINING_ARGS_NAME).unlink()
             self._save_arguments(folder)
+
+    @staticmethod
+    def _check_finite(weights: Mapping[str, Tensor], folder: Path) -> None:
+        if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+            raise TrainingError(
+                f"the training diverged ({broken[0]} and {len(broken) - 1} other weights are not finite), so {folder} gets no"
+                " model: lower learning_rate, or what else of the settings is unusually large"
+            )
 
     def _save_arguments(self, folder: Path) -> None:
         write_text(folder / ARGUMENTS_NAME, json.dumps(public_arguments(self.args), indent=2))
@@ -302,6 +326,25 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
             return super().get_train_dataloader()
         finally:
             self.train_dataset = windows
+
+    def _take_settings(self, settings: Mapping[str, Any]) -> None:
+        if fixed := sorted(name for name in settings if name.startswith("swap_")):
+            raise ValueError(f"hp_space: {', '.join(fixed)}: all trials train on the same swapped_windows; set it in args")
+        super()._take_settings(settings)
+
+    def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs) -> dict[str, float]:
+        """As `Trainer.evaluate`. A trial of a search whose logits are NaN has measured nothing but a loss of NaN, and fails.
+
+        Raises:
+            viterbi.BrokenLogitsError: the logits are NaN, and it is no trial.
+        """
+        try:
+            return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        except BrokenLogitsError as error:
+            if self.hp_search_backend is None:
+                raise
+            logger.warning(f"this trial fails: {error}")
+            return {f"{metric_key_prefix}_loss": float("nan")}
 
     def create_optimizer(self, model=None):
         """The Trainer's optimiser, in which the heads have a learning rate of their own, and every layer may have one."""

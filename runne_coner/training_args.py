@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -52,6 +53,11 @@ class _SpanTrainingArguments(TrainingArguments):
         },
     )
 
+    # Of the parent class the command line would offer its own names only.
+    optim: str = field(
+        default=TrainingArguments.optim,
+        metadata={"help": "Optimiser: one of transformers, or 'radam' (rectified Adam with decoupled weight decay)."},
+    )
     cpu_threads: int = field(
         default=0, metadata={"help": "Threads of a process that trains on the CPU; 0 shares all cores out among the processes."}
     )
@@ -95,6 +101,8 @@ class _SpanTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"train_sampling_strategy must be one of {SAMPLING_STRATEGIES}, got {self.train_sampling_strategy!r}"
             )
+        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise ValueError(f"output_dir {self.output_dir} is a file; give a folder")
         if self.cpu_threads < 0:
             raise ValueError(f"cpu_threads must be 0 (all cores) or more, got {self.cpu_threads}")
         self._check_lookahead()
@@ -360,6 +368,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"swap_probability must lie in (0, 1], got {self.swap_probability}; swap_share 0 swaps nothing")
         if self.swap_agreement not in SWAP_AGREEMENTS:
             raise ValueError(f"swap_agreement must be one of {SWAP_AGREEMENTS}, got {self.swap_agreement!r}")
+        if self.swap_probability != type(self).swap_probability and not self.swap_share:
+            raise ValueError("swap_probability says how many mentions of a copy are swapped; give a swap_share as well")
         if self.swap_agreement != "none" and not self.swap_share:
             raise ValueError(f"swap_agreement {self.swap_agreement} says how mentions are swapped; give a swap_share as well")
         if self.swap_agreement == "pymorphy3" and importlib.util.find_spec("pymorphy3") is None:

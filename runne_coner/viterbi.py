@@ -13,6 +13,10 @@ _AFTER_OUTSIDE = {WHOLE: (O, B, U), FIRST: (O, B), MIDDLE: (O,), LAST: (O,), SPE
 _AFTER_INSIDE = {WHOLE: (I, L), FIRST: (I,), MIDDLE: (I,), LAST: (I, L), SPECIAL: ()}
 
 
+class BrokenLogitsError(ValueError):
+    """Logits that are NaN where there are tokens; the message says what that comes from."""
+
+
 def allowed_transitions() -> np.ndarray:
     """Which tag may follow which: bool `(5 cases, 5 previous tags, 5 tags)`; see `tagging` for the cases."""
     allowed = np.zeros((NUM_CASES, NUM_TAGS, NUM_TAGS), dtype=bool)
@@ -178,7 +182,10 @@ class BilouViterbiProcessor(LogitsProcessor):
         # Padding may hold anything, also NaN; its path is O whatever it holds.
         logits = logits.float().masked_fill(special, 0.0)
         if torch.isnan(logits).any():
-            raise ValueError("the logits hold NaN: the model's weights or inputs are broken")
+            raise BrokenLogitsError(
+                "the logits hold NaN: the model's weights or inputs are broken. If they are so after training, it diverged:"
+                " lower learning_rate and head_learning_rate"
+            )
         # Infinite logits would make the softmax NaN, and sums of the largest finite ones overflow; 1e30 decides just the same.
         return torch.log_softmax(logits.clamp(-1e30, 1e30), dim=-1)
 

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "windows": set(),
     "sampling": {"tagging"},
     "search_space": set(),
-    "optimization": {"files"},
+    "optimization": {"files", "configuration"},
     "perturbation": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows", "outside"},
     "morphology": set(),
@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "span_metrics": {"silhouette", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling", "optimization", "perturbation", "preprocessing"),
+        *("files", "sampling", "optimization", "perturbation", "preprocessing", "configuration"),
     },
     "contrastive": {
         *("trainers", "modeling", "metric_losses", "pair_weights", "training_args", "gathering", "samplers", "span_metrics"),

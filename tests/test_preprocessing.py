@@ -264,10 +264,11 @@ def recovered(view, number_of_documents, types):
     """Entities of each document that the labels of a view stand for, as `tagging` reads them."""
     rows = view.with_format("numpy")
     found = [set() for _ in range(number_of_documents)]
-    for row in rows:
-        spans = character_spans(row["labels"][None], [row["word_starts"]], [row["word_ends"]], [row["core"]])
-        for _, head, start, end in spans.tolist():
-            found[int(row["document"])].add((start, end, types[head % len(types)]))
+    # By columns: of rows `datasets` converts every value on its own, also of columns that are not read.
+    columns = (rows[name][:] for name in ("document", "labels", "word_starts", "word_ends", "core"))
+    for document, labels, starts, ends, core in zip(*columns, strict=True):
+        for _, head, start, end in character_spans(labels[None], [starts], [ends], [core]).tolist():
+            found[int(document)].add((start, end, types[head % len(types)]))
     return found
 
 

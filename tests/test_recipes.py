@@ -222,6 +222,12 @@ def test_corpora_that_cannot_be_meant(corpus_folder, settings, error, message):
         load_corpus(DataArguments(str(corpus_folder), **settings), seed=1)
 
 
+def test_radam_is_an_option(parse):
+    for text, argv in (("", ["--optim", "radam"]), ("optim: radam\n", []), ("optim: sgd\n", ["--optim", "radam"])):
+        assert parse(text or "max_length: 64\n", *argv)[2].optim == "radam"
+    assert parse("max_length: 64\n", "--optim", "sgd")[2].optim == "sgd"
+
+
 # -- The recipes as programs --------------------------------------------------------------------------------------------
 
 COMMON = """
@@ -491,6 +497,49 @@ def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, cap
     assert city_rows[1:].norm(dim=1).min() > 3 * city_rows[0].norm()
 
 
+def test_words_for_unknown_types_are_refused_before_the_work(tmp_path, wordpiece_encoder, corpus_folder, monkeypatch):
+    stage2 = load_recipe("stage2")
+    monkeypatch.setattr(stage2, "bilou_view", None)
+    argv = ["--dataset", corpus_folder, "--eval_split", "dev", "--model_name_or_path", wordpiece_encoder]
+    argv += ["--output_dir", tmp_path / "run", "--head_init", "label_names", "--label_words", '{"DRAGON": "змей"}']
+    with pytest.raises(INPUT_ERRORS, match="label_words.*DRAGON"):
+        stage2.main([*map(str, argv)])
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path, wordpiece_encoder, corpus_folder):
+    argv = ["--dataset", corpus_folder, "--eval_split", "dev", "--model_name_or_path", wordpiece_encoder]
+    argv += ["--output_dir", tmp_path / "run", "--save_strategy", "steps", "--save_steps", 1]
+    run_stage2(*argv)
+    for name, known, now in (
+        ("levels", 2, 3),
+        ("level_order", "innermost", "outermost"),
+        ("level_conditioning", "none", "type"),
+        ("layer_decay", 1.0, 0.5),
+    ):
+        with pytest.raises(INPUT_ERRORS, match=f"checkpoint-2 was written with {name} {known}, not {now}: resume with"):
+            run_stage2(*argv, f"--{name}", now, "--resume_from_checkpoint", "last")
+    run_stage2(*argv, "--resume_from_checkpoint", "last", "--max_steps", 3)
+    assert read(tmp_path / "run" / "trainer_state.json")["global_step"] == 3
+
+
+def test_what_heads_no_longer_see_is_said(tmp_path, wordpiece_encoder, corpus_folder, capsys):
+    first = tmp_path / "first"
+    argv = ["--dataset", corpus_folder, "--eval_split", "dev"]
+    run_stage2(*argv, "--model_name_or_path", wordpiece_encoder, "--output_dir", first, "--level_conditioning", "all")
+    capsys.readouterr()
+    argv += ["--model_name_or_path", first, "--output_dir", tmp_path / "second"]
+    for options, said in ((["type"], True), (["none"], True), (["all"], False), (["none", "--levels", 1], False)):
+        run_stage2(*argv, "--level_conditioning", *options)
+        assert ("have learned with level_conditioning all" in capsys.readouterr().out) is said
+
+
+def test_what_swapped_copies_lose_is_counted(tmp_path, wordpiece_encoder, corpus_folder, capsys):
+    argv = ["--dataset", corpus_folder, "--eval_split", "dev", "--model_name_or_path", wordpiece_encoder]
+    run_stage2(*argv, "--output_dir", tmp_path / "run", "--levels", 1, "--swap_share", 5)
+    found = re.search(r"swapped documents: (\d+), .* not representable: (\d+)\n", capsys.readouterr().out)
+    assert int(found[1]) > 0 and int(found[2]) > 0  # "завод Перми" in "школы при заводе Перми"
+
+
 def test_documents_without_words(tmp_path, wordpiece_encoder):
     (tmp_path / "ners.txt").write_text("CITY\n", encoding="utf-8")
     write_runne([Document(1, " \n"), Document(2, "")], tmp_path / "train.jsonl")
@@ -534,6 +583,9 @@ def test_flat_corpora_beside_nested_ones(tmp_path, wordpiece_encoder, corpus_fol
     assert str(tmp_path) not in card and "overlap_weight" in card
 
 
+DIVERGING = ["--learning_rate", "1e30", "--max_steps", "4", "--disable_tqdm", "true"]
+
+
 def test_wrong_option_is_one_line(run):
     done = run("stage2.py", "--learning_rte", "1", expected=2)
     assert done.stderr == "error: unknown option --learning_rte; did you mean learning_rate?\n" and done.stdout == ""
@@ -564,6 +616,20 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--swap_share", "nan"], "swap_share must be a finite number"),
         ("stage2", ["--swap_probability", "2"], "swap_probability must lie in"),
         ("stage2", ["--swap_agreement", "pymorphy3"], "give a swap_share"),
+        ("stage2", ["--swap_probability", "0.9"], "swap_probability .*give a swap_share"),
+        ("stage2", ["--levels", "1", "--level_conditioning", "type"], "level_conditioning .*there is one level"),
+        ("stage2", ["--optim", "madam"], "madam is not a valid OptimizerNames"),
+        ("stage2", ["--output_dir", __file__], "output_dir .*test_recipes.py is a file"),
+        (
+            "stage2",
+            [*DIVERGING, "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"],
+            "training diverged .*lower learning_rate",
+        ),
+        (
+            "stage2",
+            [*DIVERGING, "--eval_strategy", "epoch"],
+            "logits hold NaN.*lower learning_rate",
+        ),
         ("stage2", ["--logit_adjustment", "-1"], "logit_adjustment must be 0 \\(off\\) or a positive number, got -1"),
         ("stage2", ["--transitions", "guessed"], "transitions.*'guessed'"),
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
@@ -595,3 +661,4 @@ def test_input_errors_of_the_recipes(recipe, argv, message, tmp_path, wordpiece_
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and re.search(message, last), last
+    assert not list((tmp_path / "run").glob("**/*.safetensors"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conftest import ROOT, TYPES, make_documents
 from transformers import TrainerCallback
 
 from runne_coner.arguments import EncoderArguments, parse_settings
-from runne_coner.cli import exit_on_input_error
+from runne_coner.cli import INPUT_ERRORS, exit_on_input_error
 from runne_coner.collators import BilouCollator, EntityCollator
 from runne_coner.configuration import CoNERConfig
 from runne_coner.contrastive import ContrastiveTrainer
@@ -273,6 +274,7 @@ def test_settings_that_no_trainer_has(make_stage2):
     for name, value, message in (
         ("head_dropout", 0.1, "head_dropout: no such training argument"),
         ("layer_decay", 2.0, "layer_decay must lie in"),
+        ("swap_share", 1.0, "swap_share: all trials train on the same swapped_windows"),
     ):
         with pytest.raises(ValueError, match=message):
             searched(make_stage2(), [{name: value}])
@@ -400,11 +402,42 @@ def test_options_of_the_stage_hold_for_trials_and_for_the_result(search, folder)
     assert [len(trial.intermediate_values) for trial in study.trials] == [1, 1]
 
 
-def test_a_trial_that_measures_nothing_has_failed(search, folder):
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_trial_that_measures_nothing_has_failed(search, folder, stage):
     space = {"learning_rate": {"low": 1e29, "high": 1e30}}
-    options = ["--stage", "stage1", "--space", json.dumps(space), "--trials", "2", "--max_grad_norm", "0"]
+    options = ["--stage", stage, "--space", json.dumps(space), "--trials", "2", "--max_grad_norm", "0"]
     with pytest.raises(search.UsageError, match="all trials failed"):
         run(search, folder, *options)
+
+
+def test_the_search_goes_on_after_a_trial_that_diverged(search, folder):
+    options = [
+        "--space",
+        json.dumps({"learning_rate": {"choices": [1e-4, 1e30, 1e-3]}}),
+        "--trials",
+        "3",
+        "--max_grad_norm",
+        "0",
+    ]
+    result = run(search, folder, *options)
+    states = Counter(trial["state"] for trial in result["trials"])
+    assert states["complete"] == 3 and states["fail"] >= 1
+    assert {trial["settings"]["learning_rate"] for trial in result["trials"] if trial["state"] == "fail"} == {1e30}
+    assert result["best"]["settings"]["learning_rate"] < 1
+
+
+def test_settings_of_a_search_that_never_began_bind_nobody(search, folder):
+    for wrong in (["--dataset", str(folder / "nowhere")], ["--metric", "nope"]):
+        with pytest.raises(INPUT_ERRORS, match="nowhere|nope"):
+            run(search, folder, *wrong)
+    assert len(run(search, folder, "--trials", "1")["trials"]) == 1
+
+
+def test_a_damaged_search_is_named(search, folder):
+    (folder / "search").mkdir()
+    (folder / "search" / "search.db").write_text("no database, but text that is long enough to be taken for one" * 9)
+    with pytest.raises(search.UsageError, match="search.db: not readable as a search"):
+        run(search, folder)
 
 
 def test_the_time_is_up(search, folder, capsys):
@@ -418,6 +451,7 @@ def test_the_time_is_up(search, folder, capsys):
     [
         (["--stage", "stage3"], "stage must be stage1 or stage2"),
         (["--trials", "0"], "trials must be at least 1"),
+        (["--output_dir", __file__], "output_dir .*test_search.py is a file"),
         (["--max_hours", "0"], "max_hours must be positive"),
         (["--space", "{"], "space must be a JSON object"),
         (["--space", "{}"], "space: nothing to search"),

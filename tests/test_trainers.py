@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
 
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
-from runne_coner.configuration import CoNERConfig
+from runne_coner.configuration import CoNERConfig, TrainingError
 from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.entity_swap import SwapSettings, swapped_documents
 from runne_coner.losses import balanced_head_weights
@@ -825,6 +825,19 @@ def test_lookahead_resumes_where_it_stopped(stage, request, tmp_path):
     for changed in ({"lookahead": 0}, {"optim": "adamw_torch"}):
         with pytest.raises(ValueError, match=rf"checkpoint-4 was written with {next(iter(changed))}"):
             make(**settings | changed).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_model_that_diverged_is_not_saved(stage, request, tmp_path):
+    trainer = request.getfixturevalue(stage)(max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    saved = (tmp_path / stage / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        next(trainer.model.parameters())[0] = torch.nan
+    with pytest.raises(TrainingError, match=r"training diverged \(.*embeddings.* and 0 other weights.*lower learning_rate"):
+        trainer.save_model()
+    assert (tmp_path / stage / "model.safetensors").read_bytes() == saved
 
 
 def test_lookahead_needs_an_optimiser_that_only_steps_and_its_library(stage2, monkeypatch):
