@@ -7,13 +7,12 @@ Stage 2: named-entity loss (NEL), Bondarenko 2022, eq. 6; its dice part after Li
 import math
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .tagging import IGNORE_INDEX, NUM_TAGS, B, O, U
+from .tagging import IGNORE_INDEX, NUM_TAGS, O
 
 MIN_DISTANCE = 1e-3
 """Distances are held at this floor, where the gradient is 0: float32 cannot tell nearer unit vectors apart, and both
@@ -269,27 +268,6 @@ class DiceLoss(nn.Module):
 
 
 CE_FORMS = ("plain", "focal", "asymmetric")
-HEAD_WEIGHTINGS = ("none", "balanced")
-
-
-def balanced_head_weights(tag_counts: np.ndarray, beta: float = 0.999) -> np.ndarray:
-    """Class-balanced weights of heads by their effective number of mentions (Cui et al. 2019, eq. 2).
-
-    A head of n mentions weighs `(1 - beta) / (1 - beta^n)`, scaled so that heads with mentions weigh 1 in the mean; a head
-    without a mention weighs 1. For example heads of 30 and 3000 mentions weigh 1.94 and 0.06.
-
-    Args:
-        tag_counts: `(heads, 5)`, as `preprocessing.count_tags` gives them; each mention has one B or one U.
-        beta: in [0, 1); 0 makes all heads equal, near 1 the weights are inverse to n.
-    Returns:
-        float64 `(heads,)`.
-    """
-    mentions = np.asarray(tag_counts)[:, [B, U]].sum(axis=1)
-    present = mentions > 0
-    weights = np.ones(len(mentions))
-    weights[present] = (1.0 - beta) / (1.0 - beta ** mentions[present])
-    weights[present] /= weights[present].mean() if present.any() else 1.0
-    return weights
 
 
 def _tag_log_softmax(logits: Tensor) -> Tensor:
@@ -319,7 +297,6 @@ class NamedEntityLoss(nn.Module):
         label_smoothing: s of the cross-entropy: targets become 1 - s + s / 5 and s / 5 (the second part is not focal).
         ce_form: `plain`, `focal` or `asymmetric`.
         focal_gamma: gamma of the latter two, >= 0; 0 is `plain`.
-        head_weights: `(heads,)` factors of the cross-entropy of each head, default 1 (see `balanced_head_weights`).
     """
 
     def __init__(
@@ -332,7 +309,6 @@ class NamedEntityLoss(nn.Module):
         *,
         ce_form: str = "plain",
         focal_gamma: float = 2.0,
-        head_weights: np.ndarray | Tensor | None = None,
     ):
         super().__init__()
         if ce_weight < 0 or dice_weight < 0 or ce_weight + dice_weight == 0:
@@ -349,8 +325,6 @@ class NamedEntityLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.ce_form = ce_form
         self.focal_gamma = focal_gamma
-        weights = None if head_weights is None else torch.as_tensor(head_weights, dtype=torch.float32)
-        self.register_buffer("head_weights", weights)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Args: `logits` (batch, tokens, heads, 5); `labels` (batch, tokens, heads) tag indices or `IGNORE_INDEX`.
@@ -374,7 +348,7 @@ class NamedEntityLoss(nn.Module):
 
     def _cross_entropy(self, log_probabilities: Tensor, labels: Tensor, scored: Tensor) -> Tensor:
         """Sum over tokens and heads; `log_probabilities` (N, heads, 5), `labels` and `scored` (N, heads)."""
-        simple = self.ce_form == "plain" and self.head_weights is None and not self.label_smoothing
+        simple = self.ce_form == "plain" and not self.label_smoothing
         flat = log_probabilities.flatten(0, 1).T[None], labels.reshape(1, -1)
         losses = F.nll_loss(*flat, ignore_index=IGNORE_INDEX, reduction="sum" if simple else "none")
         if simple:
@@ -388,4 +362,4 @@ class NamedEntityLoss(nn.Module):
         if self.label_smoothing:
             uniform = -log_probabilities.mean(-1) * scored
             losses = (1.0 - self.label_smoothing) * losses + self.label_smoothing * uniform
-        return (losses if self.head_weights is None else losses * self.head_weights).sum()
+        return losses.sum()

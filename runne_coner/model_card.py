@@ -41,7 +41,7 @@ _HYPERPARAMETERS = (
     "learning_rate head_learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
     " lr_scheduler_type warmup_steps weight_decay optim max_grad_norm label_smoothing_factor bf16 fp16 seed pair_mode loss"
     " margin positive_weight overlap_weight same_surface_weight mining mining_margin"
-    " ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma head_weighting logit_adjustment"
+    " ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma logit_adjustment"
     " rare_type_share swap_share swap_probability swap_agreement layer_decay ema_decay lookahead lookahead_alpha"
     " fgm_epsilon rdrop_weight load_best_model_at_end metric_for_best_model train_sampling_strategy"
 ).split()

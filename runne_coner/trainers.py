@@ -20,7 +20,7 @@ from transformers.utils import logging
 from .configuration import TrainingError
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import NamedEntityLoss, balanced_head_weights
+from .losses import NamedEntityLoss
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
 from .optimization import (
@@ -32,7 +32,6 @@ from .optimization import (
     with_lookahead,
 )
 from .perturbation import FastGradient, rdrop_divergence
-from .preprocessing import count_tags
 from .sampling import repeat_rare_windows
 from .training_args import RADAM, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor, BrokenLogitsError
@@ -258,19 +257,10 @@ class SpanTrainer(Trainer):
         return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
 
 
-def named_entity_loss(args: NestedNerTrainingArguments, train_dataset: Dataset | None) -> NamedEntityLoss:
-    """The loss of stage 2 with the settings of `args`.
-
-    Raises:
-        ValueError: a setting needs the tag frequencies of a training set, and there is none.
-    """
-    options = {"ce_form": args.ce_form, "focal_gamma": args.focal_gamma}
-    if args.head_weighting == "balanced":
-        if train_dataset is None:
-            raise ValueError("head_weighting follows from tag frequencies; give a train_dataset")
-        options["head_weights"] = balanced_head_weights(count_tags(train_dataset))
+def named_entity_loss(args: NestedNerTrainingArguments) -> NamedEntityLoss:
+    """The loss of stage 2 with the settings of `args`."""
     settings = (args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor)
-    return NamedEntityLoss(*settings, **options)
+    return NamedEntityLoss(*settings, ce_form=args.ce_form, focal_gamma=args.focal_gamma)
 
 
 class NestedNerTrainer(WeightAveraging, SpanTrainer):
@@ -284,7 +274,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     Args:
         model: None with `model_init`.
-        loss: default `named_entity_loss(args, train_dataset)`.
+        loss: default `named_entity_loss(args)`.
         swapped_windows: BILOU view of the copies that `swap_share` asks for (`entity_swap.swapped_documents`); they are
             trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
     Raises:
@@ -309,7 +299,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         self._attacked = False
 
     def _make_loss(self) -> nn.Module:
-        return named_entity_loss(self.args, self.train_dataset)
+        return named_entity_loss(self.args)
 
     def call_model_init(self, trial=None):
         model = super().call_model_init(trial)
@@ -332,14 +322,14 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
             raise ValueError(f"hp_space: {', '.join(fixed)}: all trials train on the same swapped_windows; set it in args")
         super()._take_settings(settings)
 
-    def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs) -> dict[str, float]:
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """As `Trainer.evaluate`. A trial of a search whose logits are NaN has measured nothing but a loss of NaN, and fails.
 
         Raises:
             viterbi.BrokenLogitsError: the logits are NaN, and it is no trial.
         """
         try:
-            return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         except BrokenLogitsError as error:
             if self.hp_search_backend is None:
                 raise

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from .losses import CE_FORMS, HEAD_WEIGHTINGS
+from .losses import CE_FORMS
 from .metric_losses import LOSSES
 from .pair_weights import MININGS
 
@@ -259,10 +259,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
         ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
-        head_weighting: `balanced` weighs the cross-entropy of a head by how few mentions of it the training windows have
-            (`losses.balanced_head_weights`); `none`.
-
-    Parameters that control what is trained on:
         rare_type_share: windows with a type of fewer mentions than this share of the mean type stand several times in an
             epoch, see `sampling.repeat_factors`; 0 leaves all windows single.
         swap_share: such windows are joined by as many copies in which mentions are replaced by others of their type, see
@@ -299,9 +295,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         default="plain", metadata={"help": "Cross-entropy: 'plain', 'focal', or 'asymmetric' (focal on tokens that are O)."}
     )
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal and asymmetric cross-entropy."})
-    head_weighting: str = field(
-        default="none", metadata={"help": "Cross-entropy of heads weighed by their mentions ('balanced'), or 'none'."}
-    )
     rare_type_share: float = field(
         default=0.3,
         metadata={
@@ -357,8 +350,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
                 raise ValueError(f"{name} must be 0 (off) or a positive number, got {getattr(self, name)}")
         if self.ce_form not in CE_FORMS:
             raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
-        if self.head_weighting not in HEAD_WEIGHTINGS:
-            raise ValueError(f"head_weighting must be one of {HEAD_WEIGHTINGS}, got {self.head_weighting!r}")
         self._check_swaps()
         if self.head_learning_rate < 0:
             raise ValueError(f"head_learning_rate must not be negative, got {self.head_learning_rate}")

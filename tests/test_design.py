@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "span_metrics": {"silhouette", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling", "optimization", "perturbation", "preprocessing", "configuration"),
+        *("files", "sampling", "optimization", "perturbation", "configuration"),
     },
     "contrastive": {
         *("trainers", "modeling", "metric_losses", "pair_weights", "training_args", "gathering", "samplers", "span_metrics"),

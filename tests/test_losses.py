@@ -14,7 +14,6 @@ from runne_coner.losses import (
     DiceLoss,
     DistanceBasedLogisticLoss,
     NamedEntityLoss,
-    balanced_head_weights,
     dbl_log_probability,
     dbl_pair_loss,
     pairwise_distance,
@@ -497,7 +496,7 @@ def test_nel_options_out_of_range_are_errors(options):
         NamedEntityLoss(**options)
 
 
-# -- forms and weights of the cross-entropy --------------------------------------------------------------------
+# -- forms of the cross-entropy --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -506,9 +505,9 @@ def test_nel_options_out_of_range_are_errors(options):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_a_loop_over_tokens_and_heads(form, gamma, smoothing):
     logits, labels = some_batch(2)
-    weights = torch.tensor([0.5, 2.0, 1.0])
-    options = {"ce_form": form, "focal_gamma": gamma, "head_weights": weights}
-    found = NamedEntityLoss(1.0, 0.0, label_smoothing=smoothing, **options)(logits.float(), labels)["loss"].item()
+    found = NamedEntityLoss(1.0, 0.0, label_smoothing=smoothing, ce_form=form, focal_gamma=gamma)(logits.float(), labels)[
+        "loss"
+    ].item()
     total, tokens = 0.0, 0
     for window, token in (labels[..., 0] != IGNORE_INDEX).nonzero().tolist():
         tokens += 1
@@ -517,8 +516,7 @@ def test_cross_entropy_is_a_loop_over_tokens_and_heads(form, gamma, smoothing):
             logs = torch.log_softmax(logits[window, token, head], dim=-1)
             focused = form == "focal" or (form == "asymmetric" and label == O)
             factor = (1 - logs[label].exp().item()) ** gamma if focused else 1.0
-            cost = (1 - smoothing) * -factor * logs[label].item() - smoothing * logs.mean().item()
-            total += weights[head].item() * cost
+            total += (1 - smoothing) * -factor * logs[label].item() - smoothing * logs.mean().item()
     assert found == pytest.approx(total / tokens, rel=1e-5)
 
 
@@ -543,14 +541,6 @@ def test_forms_are_finite_where_probabilities_are_0_or_1(form, gamma, gap):
     loss = NamedEntityLoss(ce_form=form, focal_gamma=gamma)(logits, labels)["loss"]
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
-
-
-def test_balanced_weights_worked_by_hand():
-    counts = np.array([[9000, 20, 5, 20, 10], [9000, 2000, 0, 2000, 1000], [9999, 0, 0, 0, 0]])  # 30, 3000 and 0 mentions
-    weights = balanced_head_weights(counts)
-    assert weights == pytest.approx([1.9396, 0.0604, 1.0], abs=1e-4)
-    assert balanced_head_weights(counts, beta=0.0) == pytest.approx([1.0, 1.0, 1.0])
-    assert balanced_head_weights(counts[2:]) == pytest.approx([1.0])
 
 
 def test_log_frequencies_worked_by_hand():

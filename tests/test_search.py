@@ -182,10 +182,10 @@ STAGE2_TRIALS = [
     dict(learning_rate=1e-2, head_learning_rate=3e-3, layer_decay=0.5, ema_decay=0.5, ce_weight=1.0, dice_weight=0.0, seed=1),
 ]
 STAGE2_TRIALS = [
-    trial | dict(zip(("optim", "lookahead", "lr_scheduler_type", "head_weighting", "max_steps"), more, strict=True))
+    trial | dict(zip(("optim", "lookahead", "lr_scheduler_type", "ce_form", "max_steps"), more, strict=True))
     for trial, more in zip(
         STAGE2_TRIALS,
-        [("adamw_torch", 0, "linear", "none", 3), ("radam", 2, "cosine", "balanced", 4), ("radam", 0, "linear", "none", 2)],
+        [("adamw_torch", 0, "linear", "plain", 3), ("radam", 2, "cosine", "focal", 4), ("radam", 0, "linear", "plain", 2)],
         strict=True,
     )
 ]

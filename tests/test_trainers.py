@@ -17,13 +17,12 @@ from runne_coner.collators import BilouCollator, EntityCollator, EntityPairColla
 from runne_coner.configuration import CoNERConfig, TrainingError
 from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.entity_swap import SwapSettings, swapped_documents
-from runne_coner.losses import balanced_head_weights
 from runne_coner.metric_losses import LOSSES
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
-from runne_coner.preprocessing import bilou_view, count_tags, entity_view, load_tokenizer
+from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
 from runne_coner.span_metrics import SpanMetricError
 from runne_coner.tagging import IGNORE_INDEX, SPECIAL
 from runne_coner.trainers import NestedNerTrainer
@@ -630,11 +629,11 @@ def test_rare_windows_are_seen_more_often(stage2):
 
 
 def test_swapped_windows_are_trained_on_beside_the_others(stage2, wordpiece_encoder, corpus):
-    """Also with repeats; frequencies are those of the training set, and evaluation stays as it is."""
-    plain = stage2(head_weighting="balanced", rare_type_share=0)
+    """Also with repeats; the training set and the evaluation stay as they are."""
+    plain = stage2(rare_type_share=0)
     copies = swapped_documents(corpus, plain.train_dataset, len(TYPES), SwapSettings(4), seed=1)
     swapped = bilou_view(copies, load_tokenizer(wordpiece_encoder), TYPES, 3)
-    options = {"swap_share": 4, "head_weighting": "balanced", "max_steps": 2}
+    options = {"swap_share": 4, "max_steps": 2}
     trainer = stage2(swapped=swapped, rare_type_share=0, **options)
     rows = [row for batch in trainer.get_train_dataloader() for row in batch["input_ids"].tolist()]
     assert len(rows) == len(plain.train_dataset) + len(swapped) > len(plain.train_dataset)
@@ -643,7 +642,6 @@ def test_swapped_windows_are_trained_on_beside_the_others(stage2, wordpiece_enco
     both = stage2(swapped=swapped, rare_type_share=4, **options)
     assert sum(len(batch["labels"]) for batch in both.get_train_dataloader()) > len(rows)
     assert trainer.train_dataset is plain.train_dataset and len(trainer.eval_dataset) == len(plain.eval_dataset)
-    assert torch.equal(trainer.loss.head_weights, plain.loss.head_weights)
     trainer.train()
     assert len(logged(trainer, "loss")) == 2
     with pytest.raises(ValueError, match="swap_share needs the copies"):
@@ -853,19 +851,14 @@ def test_lookahead_needs_an_optimiser_that_only_steps_and_its_library(stage2, mo
     assert stage2(optim="radam").args.to_dict()["optim"] == "radam"
 
 
-def test_frequencies_of_the_training_set_reach_the_loss(stage2):
-    trainer = stage2(head_weighting="balanced", ce_form="focal", focal_gamma=1.5, max_steps=2)
-    counts = count_tags(trainer.train_dataset)
-    assert trainer.loss.head_weights.numpy() == pytest.approx(balanced_head_weights(counts), rel=1e-5)
+def test_the_form_of_the_cross_entropy_reaches_the_loss(stage2):
+    trainer = stage2(ce_form="focal", focal_gamma=1.5, max_steps=2)
     assert (trainer.loss.ce_form, trainer.loss.focal_gamma) == ("focal", 1.5)
     trainer.train()
     assert np.isfinite(logged(trainer, "loss")).all()
-    assert stage2().loss.head_weights is None
-    with pytest.raises(ValueError, match="train_dataset"):
-        stage2(train=None, head_weighting="balanced")
 
 
-@pytest.mark.parametrize(("name", "value"), [("ce_form", "x"), ("head_weighting", "x"), ("focal_gamma", -1)])
+@pytest.mark.parametrize(("name", "value"), [("ce_form", "x"), ("focal_gamma", -1)])
 def test_options_of_the_loss_out_of_range(stage2, name, value):
     with pytest.raises(ValueError, match=name):
         stage2(**{name: value})
