@@ -25,7 +25,7 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e ".[offline,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[offline,dev]"
 	@touch $@
 
 demo: $(STAMP)
