@@ -259,6 +259,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
         ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
+
+    Parameters that control what is trained on:
         rare_type_share: windows with a type of fewer mentions than this share of the mean type stand several times in an
             epoch, see `sampling.repeat_factors`; 0 leaves all windows single.
         swap_share: such windows are joined by as many copies in which mentions are replaced by others of their type, see

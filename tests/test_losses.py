@@ -505,9 +505,8 @@ def test_nel_options_out_of_range_are_errors(options):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_a_loop_over_tokens_and_heads(form, gamma, smoothing):
     logits, labels = some_batch(2)
-    found = NamedEntityLoss(1.0, 0.0, label_smoothing=smoothing, ce_form=form, focal_gamma=gamma)(logits.float(), labels)[
-        "loss"
-    ].item()
+    loss = NamedEntityLoss(1.0, 0.0, label_smoothing=smoothing, ce_form=form, focal_gamma=gamma)
+    found = loss(logits.float(), labels)["loss"].item()
     total, tokens = 0.0, 0
     for window, token in (labels[..., 0] != IGNORE_INDEX).nonzero().tolist():
         tokens += 1
