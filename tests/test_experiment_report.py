@@ -161,6 +161,13 @@ def test_cost(made):
     assert cost.parts[0] == "tiny: coner took 2.00 times the compute (FLOPs) of standard."
 
 
+def silhouettes(folder):
+    """Of each type, by scikit-learn."""
+    words = word_embeddings(*load_encoder(str(folder)), [document.text for document in REFERENCES])
+    member = word_membership(words.document, words.spans, REFERENCES, TYPES)
+    return [silhouette_score(words.vectors, labels) for labels in member.T]
+
+
 def test_table_3_against_sklearn(made, runs, wordpiece_encoder):
     table, test = tables(made[0])["table 3: tiny"], tables(made[0])["t-test: tiny"]
     models = {
@@ -170,12 +177,7 @@ def test_table_3_against_sklearn(made, runs, wordpiece_encoder):
         "after stage 1": [runs[1].folder / "stage1"],
     }
     for name, folders in models.items():
-        values = []
-        for folder in folders:
-            words = word_embeddings(*load_encoder(str(folder)), [document.text for document in REFERENCES])
-            member = word_membership(words.document, words.spans, REFERENCES, TYPES)
-            values.append([silhouette_score(words.vectors, labels) for labels in member.T])
-        np.testing.assert_allclose(column(table, name), np.mean(values, axis=0), atol=1e-5)
+        np.testing.assert_allclose(column(table, name), np.mean([silhouettes(folder) for folder in folders], axis=0), atol=1e-5)
     assert column(table, "type") == [*TYPES[:-1], "DISEASE*"]
     assert column(table, "words in training texts")[-1] == 3
     expected = paired_t_test(column(table, "standard NER"), column(table, "CoNER"))
@@ -191,12 +193,20 @@ def test_silhouettes_are_kept(runs, made, monkeypatch):
     assert tables(again)["table 3: tiny"] == tables(made[0])["table 3: tiny"]
 
 
-def test_pictures(made):
+def test_pictures(made, runs, wordpiece_encoder):
     figures = [part for section in made[0] for part in section.parts if isinstance(part, Figure)]
     space, curves = figures
     assert "PCA projections of 40 words" in space.title and "tiny" in space.title
-    assert all(name in space.alt for name in ("pre-trained", "standard NER", "after stage 1", "after stage 2"))
-    assert space.alt.startswith("4 panels") and len(set(re.findall(r"silhouette (-?\d\.\d{4})", space.alt))) == 4
+    panels = {
+        "pre-trained": wordpiece_encoder,
+        "standard NER": runs[0].folder / "stage2",
+        "after stage 1": runs[1].folder / "stage1",
+        "after stage 2 (CoNER)": runs[1].folder / "stage2",
+    }
+    found = re.findall(r"(?:: |, )([^:,]+) \(silhouette (-?\d\.\d{4})\)", space.alt)
+    assert space.alt.startswith("4 panels") and [name for name, _ in found] == list(panels)
+    expected = [silhouettes(folder)[TYPES.index("ORGANIZATION")] for folder in panels.values()]
+    assert [float(value) for _, value in found] == pytest.approx(expected, abs=1e-4)
     assert all(figure.png.startswith(b"\x89PNG") and "</svg>" in figure.svg for figure in figures)
     assert curves.alt.startswith("3 panels") and "(seeds 1, 2)" in curves.title
 
