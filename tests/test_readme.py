@@ -114,11 +114,11 @@ def tiny(line: str, cache: Path) -> str:
         return f"{line} {TINY_GRID.replace('{cache}', str(cache))}"
     setting = TINY.format(cache=cache)
     if "recipes/search.py" in line:
-        return f"{line} {setting} --trials 2"
+        return f"{line} {setting} --trials 1"
     if line == "make demo":
         return f'make demo VENV={sys.prefix} STAMP= SETTINGS="{setting}"'
     if line == "make test":
-        return f"make test VENV={sys.prefix} STAMP= TESTS='tests/test_readme.py -k tables'"
+        return f"make test VENV={sys.prefix} STAMP= TESTS='-n 0 tests/test_readme.py -k tables'"
     return f"{line} {setting}" if line.startswith("accelerate launch") else line
 
 
