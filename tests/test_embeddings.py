@@ -107,7 +107,9 @@ def test_projections_that_cannot_be_made():
     assert project(np.random.default_rng(0).normal(size=(9, 4)))[1] == "pca"  # too few for UMAP's neighbours
 
 
-def test_umap_separates_what_lies_apart_and_is_seeded():
+def test_umap_separates_what_lies_apart_and_is_seeded(monkeypatch):
+    # Compiling UMAP takes half a minute, and forty points a few seconds without.
+    monkeypatch.setattr(pytest.importorskip("numba").config, "DISABLE_JIT", True)
     pytest.importorskip("umap")
     random = np.random.default_rng(0)
     vectors = np.concatenate([random.normal(size=(20, 5)), random.normal(size=(20, 5)) + 20]).astype(np.float32)
