@@ -83,11 +83,6 @@ class Stage2Arguments(EncoderArguments):
         },
     )
 
-    head_bias: str = field(
-        default="frequency",
-        metadata={"help": "Where the heads start: at the tag frequencies of the training set, or at 'zero'."},
-    )
-
     calibrate_scores: bool = field(
         default=True,
         metadata={"help": "Fit the temperature of the scores on the evaluation documents at the end (score_temperature)."},
@@ -96,8 +91,8 @@ class Stage2Arguments(EncoderArguments):
     head_init: str = field(
         default="random",
         metadata={
-            "help": "Directions in which the heads start: 'random', 'centroids' of the types in the encoder's space, or"
-            " 'label_names': those of their names there."
+            "help": "Directions in which the heads start, with biases at the tag frequencies of the training set: 'random',"
+            " 'centroids' of the types in the encoder's space, or 'label_names': those of their names there."
         },
     )
 
@@ -123,8 +118,6 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
         if not 0.0 <= self.logit_adjustment < math.inf:
             raise ValueError(f"logit_adjustment must be 0 (off) or a positive number, got {self.logit_adjustment}")
-        if self.head_bias not in ("frequency", "zero"):
-            raise ValueError(f"head_bias must be 'frequency' or 'zero', got {self.head_bias!r}")
         if self.transitions not in ("uniform", "counted"):
             raise ValueError(f"transitions must be 'uniform' or 'counted', got {self.transitions!r}")
 
@@ -184,8 +177,7 @@ def start_model(
                 f"the heads kept have learned with level_conditioning {seen}, and it is {config.level_conditioning} now: what"
                 " those of later levels saw of the level before is not kept"
             )
-    if network.head_bias == "frequency":
-        model.set_head_bias(count_tags(train), heads=list(new))
+    model.set_head_bias(count_tags(train), heads=list(new))
     if network.head_init != "random" and len(new):
         model.to(training.device)
         collator, size = BilouCollator(tokenizer), training.per_device_eval_batch_size
