@@ -33,7 +33,7 @@ from runne_coner.arguments import (
 from runne_coner.calibration import calibrate
 from runne_coner.cli import exit_on_input_error, report_lost_entities
 from runne_coner.collators import BilouCollator
-from runne_coner.configuration import LEVEL_CONDITIONINGS, CoNERConfig
+from runne_coner.configuration import CoNERConfig
 from runne_coner.corpora import read_dictionary
 from runne_coner.documents import from_row
 from runne_coner.encoders import resolve_encoder
@@ -64,10 +64,6 @@ class Stage2Arguments(EncoderArguments):
         metadata={
             "help": "Which of nested entities of one type are tagged by level 1: the 'innermost' or the 'outermost' ones."
         },
-    )
-    level_conditioning: str = field(
-        default="none",
-        metadata={"help": "What a head sees of the level before it: 'none', the head of its 'type', or 'all' heads."},
     )
     head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
     transitions: str = field(
@@ -110,10 +106,6 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError(f"levels must be at least 1, got {self.levels}")
         if self.level_order not in LEVEL_ORDERS:
             raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
-        if self.level_conditioning not in LEVEL_CONDITIONINGS:
-            raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
-        if self.level_conditioning != "none" and self.levels == 1:
-            raise ValueError("level_conditioning shows heads the level before theirs, and there is one level; raise levels")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
         if not 0.0 <= self.logit_adjustment < math.inf:
@@ -170,12 +162,6 @@ def start_model(
             print(
                 f"the heads kept have learned the {before} of nested entities of a type as level 1, and now learn the {now}"
                 " (levels, level_order); they can, but start from the other meaning"
-            )
-        seen = saved.config.level_conditioning
-        if kept and saved.conditioning is not None and config.levels > 1 and seen != config.level_conditioning:
-            print(
-                f"the heads kept have learned with level_conditioning {seen}, and it is {config.level_conditioning} now: what"
-                " those of later levels saw of the level before is not kept"
             )
     model.set_head_bias(count_tags(train), heads=list(new))
     if network.head_init != "random" and len(new):
@@ -257,7 +243,6 @@ def make_model(
         few_shot_types=views.corpus.few_shot_types,
         levels=network.levels,
         level_order=network.level_order,
-        level_conditioning=network.level_conditioning,
         head_dropout=network.head_dropout,
         max_length=data.max_length,
         max_sentences=data.max_sentences,

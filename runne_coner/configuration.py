@@ -7,7 +7,6 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .tagging import LEVEL_ORDERS, TAGS, head_names
 
-LEVEL_CONDITIONINGS = ("none", "type", "all")
 SPAN_POOLINGS = ("mean", "max", "first_last", "masked_matrix")
 FORMAT_VERSION = 1
 """Version of what a saved model means; raised when an older package would read a newer model wrongly."""
@@ -36,8 +35,6 @@ class CoNERConfig(PreTrainedConfig):
         level_order: which of nested entities of a type the heads of level 1 have learned, one of `tagging.LEVEL_ORDERS`.
             Decoding takes the entities of all levels alike; training goes on best in the same order.
         head_dropout: dropout before the heads.
-        level_conditioning: what a head after level 1 sees besides the hidden states: `none`; `type`, the tag probabilities
-            of the head of its type one level before; `all`, those of all heads of it (see `modeling.LevelConditioning`).
         span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
             ones side by side, or the paper's `masked_matrix` (see `modeling.pool_spans`).
         projection_size: width of the head behind which stage 1 compares spans, and which stage 2 throws away; 0 is none.
@@ -68,7 +65,6 @@ class CoNERConfig(PreTrainedConfig):
     levels: int = 1
     level_order: str = "outermost"
     head_dropout: float = 0.1
-    level_conditioning: str = "none"
     span_pooling: str = "mean"
     projection_size: int = 0
     max_length: int = 128
@@ -117,8 +113,6 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if self.span_pooling not in SPAN_POOLINGS:
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
-        if self.level_conditioning not in LEVEL_CONDITIONINGS:
-            raise ValueError(f"level_conditioning must be one of {LEVEL_CONDITIONINGS}, got {self.level_conditioning!r}")
         if self.projection_size < 0:
             raise ValueError(f"projection_size must be 0 (no projection head) or more, got {self.projection_size}")
         if self.projection_size and self.span_pooling == "masked_matrix":

@@ -129,7 +129,7 @@ def start_at_centroids(
 
 @torch.no_grad()
 def take_heads(model: CoNERForTokenClassification, saved: CoNERForTokenClassification) -> list[int]:
-    """Copy the heads that an earlier model has under the same names (`TYPE`, `TYPE@2`, ...), and what its later levels see.
+    """Copy the heads that an earlier model has under the same names (`TYPE`, `TYPE@2`, ...).
 
     Returns:
         Indices of the heads copied.
@@ -139,6 +139,4 @@ def take_heads(model: CoNERForTokenClassification, saved: CoNERForTokenClassific
     sources = [known[model.config.heads[index]] for index in taken]
     for parameter, source in zip(model.classifier.parameters(), saved.classifier.parameters(), strict=True):
         parameter.unflatten(0, (-1, NUM_TAGS))[taken] = source.unflatten(0, (-1, NUM_TAGS))[sources].to(parameter)
-    if model.conditioning is not None and saved.conditioning is not None:
-        model.conditioning.take(saved.conditioning, model.config.entity_types, saved.config.entity_types)
     return taken

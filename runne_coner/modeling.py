@@ -13,7 +13,6 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
-    initialization,
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
@@ -41,8 +40,8 @@ class CoNERPreTrainedModel(PreTrainedModel):
         """As `PreTrainedModel.from_pretrained`, of safetensors only; a model that is not whole is refused.
 
         Raises:
-            ModelError: the weights are damaged, do not fit the configuration, or some are missing (transformers would draw
-                those at random).
+            ModelError: the weights are damaged, do not fit the configuration, some are missing (transformers would draw
+                those at random), or the network has no place for some (transformers would leave those out).
         """
         name = pretrained_model_name_or_path
         try:
@@ -58,6 +57,11 @@ class CoNERPreTrainedModel(PreTrainedModel):
             raise ModelError(
                 f"{name}: model.safetensors lacks {len(missing)} weights of {cls.__name__} ({', '.join(missing[:3])});"
                 " give a folder that stage 2 wrote, or get the file again"
+            )
+        if unknown := sorted(found["unexpected_keys"]):
+            raise ModelError(
+                f"{name}: model.safetensors holds {len(unknown)} weights for which {cls.__name__} has no place"
+                f" ({', '.join(unknown[:3])}); install the version of runne_coner that the model was saved with"
             )
         return (model, found) if output_loading_info else model
 
@@ -212,54 +216,6 @@ def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
         return nn.functional.normalize(pooled, dim=-1)
 
 
-class LevelConditioning(nn.Module):
-    """Lets the heads of each level after the first see what the level before it says about the token.
-
-    The logits of level k gain `W_k p`, where `p` are the tag probabilities of level k - 1 (after its own conditioning). `W_k`
-    starts at 0, where the heads are those without conditioning, and no gradient flows through `p`, so that the earlier
-    levels are trained for their own entities alone.
-
-    Args:
-        num_types, levels: as the heads are laid out; with one level there is nothing to condition.
-        scope: `type`, a head sees the head of its type one level before: `W_k` is (types, 5, 5); `all`, it sees all heads of
-            the level before: `W_k` is (types x 5, types x 5).
-    """
-
-    def __init__(self, num_types: int, levels: int, scope: str):
-        super().__init__()
-        self.num_types, self.scope = num_types, scope
-        shape = (num_types, NUM_TAGS, NUM_TAGS) if scope == "type" else (num_types * NUM_TAGS, num_types * NUM_TAGS)
-        self.weight = nn.Parameter(torch.zeros(levels - 1, *shape))
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """Args: `logits` (batch, tokens, heads, 5) of all levels. Returns the conditioned logits, of the same shape."""
-        levels = list(logits.split(self.num_types, dim=2))
-        for index, weight in enumerate(self.weight.unbind(0)):
-            before = levels[index].detach().softmax(dim=-1).to(weight.dtype)
-            if self.scope == "type":
-                seen = torch.einsum("btec,ecd->bted", before, weight)
-            else:
-                seen = (before.flatten(2) @ weight).unflatten(-1, (self.num_types, NUM_TAGS))
-            levels[index + 1] = levels[index + 1] + seen
-        return torch.cat(levels, dim=2)
-
-    @torch.no_grad()
-    def take(self, saved: "LevelConditioning", types: list[str], saved_types: list[str]) -> None:
-        """Copy the weights of levels and types that another one has too, if it has the same scope."""
-        if saved.scope != self.scope:
-            return
-        both = [name for name in types if name in saved_types]
-        here, there = ([names.index(name) for name in both] for names in (types, saved_types))
-        levels = min(len(self.weight), len(saved.weight))
-        if self.scope == "type":
-            self.weight[:levels, here] = saved.weight[:levels, there].to(self.weight)
-        else:
-            rows, columns = ([i * NUM_TAGS + tag for i in chosen for tag in range(NUM_TAGS)] for chosen in (here, there))
-            found = saved.weight[:levels, columns][:, :, columns].to(self.weight)
-            for level in range(levels):
-                self.weight[level, torch.tensor(rows)[:, None], torch.tensor(rows)] = found[level]
-
-
 class CoNERForTokenClassification(CoNERPreTrainedModel):
     """Encoder with one BILOU head per entity type and nesting level, fused into one linear layer (section 3.2)."""
 
@@ -270,9 +226,6 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         self.encoder = _new_encoder(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.heads) * NUM_TAGS)
-        self.conditioning = None
-        if config.level_conditioning != "none" and config.levels > 1:
-            self.conditioning = LevelConditioning(len(config.entity_types), config.levels, config.level_conditioning)
         self.post_init()
 
     @classmethod
@@ -284,12 +237,6 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         if holds_only_an_export(pretrained_model_name_or_path):
             return OnnxModel.from_pretrained(pretrained_model_name_or_path)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, LevelConditioning):
-            initialization.zeros_(module.weight)
 
     @torch.no_grad()
     def set_head_bias(self, tag_counts: np.ndarray, heads: list[int] | None = None) -> None:
@@ -317,8 +264,6 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         """
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         logits = self.classifier(self.dropout(hidden)).unflatten(-1, (-1, NUM_TAGS))
-        if self.conditioning is not None:
-            logits = self.conditioning(logits)
         if not self.training and any(self.config.type_offsets.values()):
             logits = logits + logits.new_tensor(self.config.head_offsets())
         return TokenClassifierOutput(logits=logits)

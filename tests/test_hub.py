@@ -50,11 +50,10 @@ def model(tmp_path_factory, wordpiece_encoder, documents) -> Path:
     folder = tmp_path_factory.mktemp("work") / "model"
     torch.manual_seed(1)
     network = CoNERForTokenClassification.from_encoder(
-        wordpiece_encoder, CoNERConfig(entity_types=TYPES, levels=2, level_conditioning="type", max_length=48)
+        wordpiece_encoder, CoNERConfig(entity_types=TYPES, levels=2, max_length=48)
     )
     # With small logits the random heads would find nothing.
     network.classifier.weight.data *= 60
-    torch.nn.init.normal_(network.conditioning.weight, std=3.0)
     network.save_pretrained(folder)
     load_tokenizer(wordpiece_encoder).save_pretrained(folder)
     training = NestedNerTrainingArguments(str(folder), run_name=str(folder), hub_token=TOKEN, report_to="none")

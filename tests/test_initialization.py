@@ -68,15 +68,12 @@ def test_heads_point_to_their_centroid(view, wordpiece_encoder):
         assert gain.tolist() == pytest.approx([0.0, *[expected] * 4], abs=1e-3), name
 
 
-@pytest.mark.parametrize("scope", ["none", "type", "all"])
-def test_heads_of_known_types_are_kept_by_name(wordpiece_encoder, scope, tmp_path):
-    saved = network(wordpiece_encoder, ["CITY", "LAW", "PERSON"], levels=3, level_conditioning=scope)
+def test_heads_of_known_types_are_kept_by_name(wordpiece_encoder, tmp_path):
+    saved = network(wordpiece_encoder, ["CITY", "LAW", "PERSON"], levels=3)
     torch.nn.init.normal_(saved.encoder.embeddings.word_embeddings.weight)
-    if scope != "none":
-        torch.nn.init.normal_(saved.conditioning.weight)
     saved.save_pretrained(tmp_path)
     torch.manual_seed(7)
-    config = CoNERConfig(entity_types=["AGE", "PERSON", "CITY"], levels=2, level_conditioning=scope)
+    config = CoNERConfig(entity_types=["AGE", "PERSON", "CITY"], levels=2)
     model = CoNERForTokenClassification.from_encoder(str(tmp_path), config)
     # Only the encoder comes from the folder until the heads are taken.
     embeddings = [x.encoder.embeddings.word_embeddings.weight for x in (model, saved)]
@@ -85,13 +82,9 @@ def test_heads_of_known_types_are_kept_by_name(wordpiece_encoder, scope, tmp_pat
     assert [model.config.heads[head] for head in kept] == ["PERSON", "CITY", "PERSON@2", "CITY@2"]
     ids = torch.arange(5, 15)[None]
     with torch.no_grad():
-        if scope == "all":  # what LAW told the inner levels is gone, and AGE tells them nothing yet
-            saved.conditioning.weight[:, 5:10] = 0.0
         new, old = (dict(zip(x.config.heads, x(ids).logits.unbind(2), strict=True)) for x in (model, saved))
     for name in ("PERSON", "CITY", "PERSON@2", "CITY@2"):
         torch.testing.assert_close(new[name], old[name])
-    if scope != "none":
-        assert (model.conditioning.weight != 0).any()
 
 
 def test_words_of_labels():

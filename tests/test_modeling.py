@@ -205,66 +205,6 @@ def test_type_offsets_are_numbers_of_known_types(offsets, message):
         CoNERConfig(entity_types=TYPES, type_offsets=offsets)
 
 
-# -- what inner levels see of outer ones --------------------------------------------------------------------------------
-
-
-def conditioned(folder, scope, levels=3):
-    """A recognizer whose conditioning is no longer at its start."""
-    torch.manual_seed(1)
-    config = CoNERConfig(entity_types=TYPES, levels=levels, level_conditioning=scope)
-    model = CoNERForTokenClassification.from_encoder(str(folder), config)
-    torch.nn.init.normal_(model.conditioning.weight)
-    return model
-
-
-@pytest.mark.parametrize("scope", ["type", "all"])
-def test_conditioning_is_a_loop_over_levels(bert_folder, batch, scope):
-    model = conditioned(bert_folder, scope)
-    with torch.no_grad():
-        logits = model(**batch).logits[2, 4]
-        hidden = model.encoder(**batch).last_hidden_state[2, 4]
-        expected = model.classifier(hidden).reshape(3, len(TYPES), 5)
-        for level in (1, 2):
-            seen = torch.softmax(expected[level - 1], dim=-1)
-            weight = model.conditioning.weight[level - 1]
-            for index in range(len(TYPES)):
-                if scope == "type":
-                    expected[level, index] += seen[index] @ weight[index]
-                else:
-                    expected[level, index] += (seen.flatten() @ weight)[5 * index : 5 * index + 5]
-    torch.testing.assert_close(logits, expected.flatten(0, 1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("scope", ["type", "all"])
-def test_conditioning_starts_as_none_and_trains_inner_levels_alone(bert_folder, batch, scope):
-    plain = recognizer(bert_folder)
-    model = recognizer(bert_folder, level_conditioning=scope)
-    with torch.no_grad():
-        assert torch.equal(model(**batch).logits, plain(**batch).logits)
-    torch.nn.init.normal_(model.conditioning.weight)
-    model(**batch).logits[:, :, len(TYPES) :].square().sum().backward()
-    assert (model.conditioning.weight.grad != 0).any()
-    # The rows of level 1 get nothing from the loss of level 2.
-    gradient = model.classifier.weight.grad.unflatten(0, (2, -1))
-    assert (gradient[0] == 0).all() and (gradient[1] != 0).any()
-
-
-@pytest.mark.parametrize("scope", ["type", "all"])
-def test_conditioning_is_saved(bert_folder, batch, scope, tmp_path):
-    model = conditioned(bert_folder, scope)
-    model.save_pretrained(tmp_path)
-    loaded, report = AutoModelForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert loaded.config.level_conditioning == scope
-    with torch.no_grad():
-        assert torch.equal(model(**batch).logits, loaded(**batch).logits)
-
-
-def test_one_level_has_nothing_to_see(bert_folder):
-    config = CoNERConfig(entity_types=TYPES, levels=1, level_conditioning="type")
-    assert CoNERForTokenClassification.from_encoder(str(bert_folder), config).conditioning is None
-
-
 # -- what one kind of encoder shows -------------------------------------------------------------------------------------
 
 
@@ -463,7 +403,6 @@ def test_configs_do_not_share_their_lists():
         ({"entity_types": TYPES, "few_shot_types": ["PLANET"]}, "PLANET"),
         ({"levels": 0}, "levels.*0"),
         ({"level_order": "inner"}, "level_order.*'inner'"),
-        ({"level_conditioning": "types"}, "level_conditioning.*'types'"),
         ({"span_pooling": "last"}, "span_pooling.*'last'"),
         ({"projection_size": -1}, "projection_size.*-1"),
         ({"score_temperature": 0.0}, "score_temperature.*0.0"),

@@ -262,10 +262,12 @@ def test_broken_models_are_refused_in_clear_words(folder, changed, load, tmp_pat
     weights = load_file(folder / "model.safetensors")
     headless = {name: weight for name, weight in weights.items() if not name.startswith("classifier")}
     wider = weights | {"classifier.bias": torch.zeros(5), "classifier.weight": torch.zeros(5, 64)}
+    more = weights | {"conditioning.weight": torch.zeros(1, 2, 5, 5)}
     cases = [
         (dict(model__safetensors=b"\x10\x00\x00\x00\x00\x00\x00\x00 no weights at all"), r"model\.safetensors\) are damaged"),
         (dict(model__safetensors=(folder / "model.safetensors").read_bytes()[:-100]), r"model\.safetensors\) are damaged"),
         (dict(model__safetensors=save(headless, {"format": "pt"})), r"model\.safetensors lacks 2 weights .*classifier\.bias"),
+        (dict(model__safetensors=save(more, {"format": "pt"})), r"1 weights .* no place .conditioning\.weight.; install"),
         (dict(model__safetensors=save(wider, {"format": "pt"})), r"do not fit config\.json"),
         (dict(config__json=edited(folder, format_version=99)), "format_version 99 is unknown"),
     ]

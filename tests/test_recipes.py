@@ -313,7 +313,7 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
     # What changes the training windows, a step or the weights must do the same in every process.
     argv += ["--rare_type_share", 4, "--swap_share", 4, "--swap_agreement", "pymorphy3"]
-    argv += ["--ema_decay", 0.5, "--fgm_epsilon", 0.1, "--level_conditioning", "type"]
+    argv += ["--ema_decay", 0.5, "--fgm_epsilon", 0.1]
     done = run("stage2.py", *argv, processes=2)
     assert done.stdout.count("stage 2 left its model") == 1
     made = re.findall(r"swap_share: (\d+) copies", done.stdout)
@@ -483,7 +483,7 @@ def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, cap
     for split in ("train", "dev"):
         write_runne([Document(1, text, (person, city))], corpus / f"{split}.jsonl")
     argv = ["--dataset", corpus, "--model_name_or_path", first, "--output_dir", second, "--levels", 2, "--learning_rate", 0]
-    run_stage2(*argv, "--head_learning_rate", 0, "--head_init", "centroids", "--level_conditioning", "all", "--ema_decay", 0.9)
+    run_stage2(*argv, "--head_learning_rate", 0, "--head_init", "centroids", "--ema_decay", 0.9)
     printed = capsys.readouterr().out
     assert "heads kept (1): PERSON\n" in printed and "heads left out (1): LAW\n" in printed
     assert "heads new (3): CITY, CITY@2, PERSON@2\n" in printed
@@ -513,24 +513,12 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path, wordpiece_
     for name, known, now in (
         ("levels", 2, 3),
         ("level_order", "innermost", "outermost"),
-        ("level_conditioning", "none", "type"),
         ("layer_decay", 1.0, 0.5),
     ):
         with pytest.raises(INPUT_ERRORS, match=f"checkpoint-2 was written with {name} {known}, not {now}: resume with"):
             run_stage2(*argv, f"--{name}", now, "--resume_from_checkpoint", "last")
     run_stage2(*argv, "--resume_from_checkpoint", "last", "--max_steps", 3)
     assert read(tmp_path / "run" / "trainer_state.json")["global_step"] == 3
-
-
-def test_what_heads_no_longer_see_is_said(tmp_path, wordpiece_encoder, corpus_folder, capsys):
-    first = tmp_path / "first"
-    argv = ["--dataset", corpus_folder, "--eval_split", "dev"]
-    run_stage2(*argv, "--model_name_or_path", wordpiece_encoder, "--output_dir", first, "--level_conditioning", "all")
-    capsys.readouterr()
-    argv += ["--model_name_or_path", first, "--output_dir", tmp_path / "second"]
-    for options, said in ((["type"], True), (["none"], True), (["all"], False), (["none", "--levels", 1], False)):
-        run_stage2(*argv, "--level_conditioning", *options)
-        assert ("have learned with level_conditioning all" in capsys.readouterr().out) is said
 
 
 def test_what_swapped_copies_lose_is_counted(tmp_path, wordpiece_encoder, corpus_folder, capsys):
@@ -609,7 +597,6 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
         ("stage2", ["--level_order", "outer"], "level_order must be one of.*'outer'"),
-        ("stage2", ["--level_conditioning", "some"], "level_conditioning.*'some'"),
         ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),
         ("stage2", ["--ema_decay", "nan"], "ema_decay must be a finite number"),
         ("stage2", ["--rare_type_share", "inf"], "rare_type_share must be a finite number"),
@@ -617,7 +604,6 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--swap_probability", "2"], "swap_probability must lie in"),
         ("stage2", ["--swap_agreement", "pymorphy3"], "give a swap_share"),
         ("stage2", ["--swap_probability", "0.9"], "swap_probability .*give a swap_share"),
-        ("stage2", ["--levels", "1", "--level_conditioning", "type"], "level_conditioning .*there is one level"),
         ("stage2", ["--optim", "madam"], "madam is not a valid OptimizerNames"),
         ("stage2", ["--output_dir", __file__], "output_dir .*test_recipes.py is a file"),
         (

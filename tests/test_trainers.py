@@ -605,15 +605,6 @@ def test_a_given_loss_is_used(stage2):
 # -- Options of stage 2 beyond the paper --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["type", "all"])
-def test_conditioning_of_levels_is_trained_like_the_heads(stage2, scope):
-    trainer = stage2(network={"level_conditioning": scope}, max_steps=3, learning_rate=1e-4, head_learning_rate=5e-3)
-    rates = {id(value): group["lr"] for group in trainer.create_optimizer().param_groups for value in group["params"]}
-    assert rates[id(trainer.model.conditioning.weight)] == 5e-3
-    trainer.train()
-    assert (trainer.model.conditioning.weight != 0).flatten(1).any(dim=1).all()
-
-
 def test_rare_windows_are_seen_more_often(stage2):
     """With length grouping, and without touching the dataset that was given."""
     plain, repeated = stage2(rare_type_share=0), stage2(rare_type_share=4)
