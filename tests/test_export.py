@@ -51,10 +51,10 @@ def graphs_made_once(tmp_path_factory):
 def folder_of(tmp_path_factory):
     """Makes the folder of a model with an encoder and random heads, which are sure of what they tag."""
 
-    def make(encoder: str, **options) -> str:
+    def make(encoder: str) -> str:
         shape = {"levels": 2, "max_length": 48, "max_sentences": 0, "stride": 8, "score_temperature": 3.0}
         shape["type_offsets"] = {TYPES[1]: 1.5}
-        config = CoNERConfig(entity_types=TYPES, **shape, **options)
+        config = CoNERConfig(entity_types=TYPES, **shape)
         torch.manual_seed(1)
         model = CoNERForTokenClassification.from_encoder(encoder, config)
         torch.nn.init.normal_(model.classifier.weight, std=2.0)
