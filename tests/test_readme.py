@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
-from transformers import TrainingArguments
+from transformers import AutoModel, TrainingArguments
 
 from runne_coner.arguments import DataArguments, EncoderArguments
 from runne_coner.brat import write_brat
 from runne_coner.documents import read_documents, write_runne
+from runne_coner.encoders import resolve_encoder
 from runne_coner.nerel import SAMPLE, SOURCES
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 
@@ -108,6 +109,20 @@ def checkout(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of encoders whose `e5-small-ru` has two of its twelve layers, so that a training takes seconds."""
+    folder = tmp_path_factory.mktemp("encoders")
+    path = resolve_encoder("e5-small-ru", folder)
+    encoder = AutoModel.from_pretrained(path)
+    encoder.encoder.layer = encoder.encoder.layer[:2]
+    encoder.config.num_hidden_layers = 2
+    # What is loaded may still lie in the file, which is therefore not written over.
+    (Path(path) / "model.safetensors").unlink()
+    encoder.save_pretrained(path)
+    return folder
+
+
 def tiny(line: str, cache: Path) -> str:
     """A README line with what keeps it short."""
     if "recipes/experiment.py" in line:
@@ -122,8 +137,7 @@ def tiny(line: str, cache: Path) -> str:
     return f"{line} {setting}" if line.startswith("accelerate launch") else line
 
 
-def test_the_commands_run_as_written(checkout, corpora, hub, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("encoders")
+def test_the_commands_run_as_written(checkout, corpora, hub, cache):
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
