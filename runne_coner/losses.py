@@ -1,7 +1,7 @@
 """The losses of both stages as `nn.Module`s: pure tensor code, computed in float32 also inside autocast.
 
 Stage 1: distance-based logistic (DBL) loss, Bondarenko 2022, eq. 2-3; Vo and Hays 2016 (others: `metric_losses`).
-Stage 2: named-entity loss (NEL), Bondarenko 2022, eq. 6; its dice part after Li et al. 2020.
+Stage 2: named-entity loss (NEL), Bondarenko 2022, eq. 6; its dice part after Li et al. 2020. R-Drop after Liang et al. 2021.
 """
 
 import math
@@ -363,3 +363,22 @@ class NamedEntityLoss(nn.Module):
             uniform = -log_probabilities.mean(-1) * scored
             losses = (1.0 - self.label_smoothing) * losses + self.label_smoothing * uniform
         return losses.sum()
+
+
+def rdrop_divergence(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far two forward passes of a batch with different dropout masks differ (R-Drop; Liang et al. 2021, eq. 2).
+
+    `(KL(p || q) + KL(q || p)) / 2` of the tag distributions, averaged over real tokens and summed over heads, as the
+    cross-entropy is.
+
+    Args:
+        logits: `(2 x batch, tokens, heads, 5)`, the second pass below the first.
+        labels: `(2 x batch, tokens, heads)`; `IGNORE_INDEX` marks what takes no part.
+    Returns:
+        A scalar, >= 0.
+    """
+    real = (labels.chunk(2)[0] != IGNORE_INDEX).any(dim=-1)
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        first, second = (F.log_softmax(half[real].float(), dim=-1) for half in logits.chunk(2))
+        divergence = ((first.exp() - second.exp()) * (first - second)).sum()
+    return 0.5 * divergence / real.sum().clamp(min=1)

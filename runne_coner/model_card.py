@@ -43,7 +43,7 @@ _HYPERPARAMETERS = (
     " margin positive_weight overlap_weight same_surface_weight mining mining_margin"
     " ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma logit_adjustment"
     " rare_type_share swap_share swap_probability swap_agreement layer_decay ema_decay lookahead lookahead_alpha"
-    " fgm_epsilon rdrop_weight load_best_model_at_end metric_for_best_model train_sampling_strategy"
+    " rdrop_weight load_best_model_at_end metric_for_best_model train_sampling_strategy"
 ).split()
 _OF_THE_MACHINE = (
     "output_dir logging_dir run_name project trackio local_rank deepspeed fsdp_config resume_from_checkpoint report_to"

@@ -13,7 +13,7 @@ _SHARED = (
 _STAGE1 = "margin positive_weight overlap_weight same_surface_weight mining mining_margin span_pooling projection_size"
 _STAGE2 = (
     "ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma logit_adjustment"
-    " rare_type_share head_learning_rate layer_decay ema_decay fgm_epsilon rdrop_weight head_dropout"
+    " rare_type_share head_learning_rate layer_decay ema_decay rdrop_weight head_dropout"
     " head_init transitions"
 )
 TUNABLE = {"stage1": frozenset(f"{_SHARED} {_STAGE1}".split()), "stage2": frozenset(f"{_SHARED} {_STAGE2}".split())}

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from .configuration import TrainingError
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import NamedEntityLoss
+from .losses import NamedEntityLoss, rdrop_divergence
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
 from .optimization import (
@@ -31,7 +31,6 @@ from .optimization import (
     set_learning_rates,
     with_lookahead,
 )
-from .perturbation import FastGradient, rdrop_divergence
 from .sampling import repeat_rare_windows
 from .training_args import RADAM, NestedNerTrainingArguments
 from .viterbi import BilouViterbiProcessor, BrokenLogitsError
@@ -269,8 +268,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     Datasets are BILOU views with a `BilouCollator`. Predictions are tags decoded by Viterbi, `(windows, tokens, heads)`;
     with `compute_metrics=metrics.make_compute_metrics(...)` the scores are those of whole spans, and
     `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated and
-    saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `rdrop_loss` and
-    `adversarial_loss`; with `fgm_epsilon` `loss` is that of the unperturbed pass.
+    saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss` and `rdrop_loss`.
 
     Args:
         model: None with `model_init`.
@@ -296,7 +294,6 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         self.label_names = ["labels"]
         self.viterbi = BilouViterbiProcessor(self.model.config.transition_priors)
         self.swapped_windows = swapped_windows
-        self._attacked = False
 
     def _make_loss(self) -> nn.Module:
         return named_entity_loss(self.args)
@@ -350,21 +347,6 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         set_learning_rates(optimizer, rates | heads)
         return optimizer
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """As the Trainer's; with `fgm_epsilon` a second pass on perturbed inputs adds its gradients."""
-        if not self.args.fgm_epsilon:
-            return super().training_step(model, inputs, num_items_in_batch)
-        attack = FastGradient(self.model.encoder.get_input_embeddings(), self.args.fgm_epsilon)
-        with attack.observed():
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        self._attacked = True
-        try:
-            with attack.applied():
-                super().training_step(model, inputs, num_items_in_batch)
-        finally:
-            self._attacked = False
-        return loss
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = {name: value for name, value in inputs.items() if name != "subword_cases"}
         twice = model.training and self.args.rdrop_weight > 0
@@ -376,7 +358,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         if twice:
             divergence = rdrop_divergence(outputs.logits, labels)
             parts |= {"loss": parts["loss"] + self.args.rdrop_weight * divergence, "rdrop_loss": divergence}
-        self._record({"adversarial_loss": parts["loss"]} if self._attacked else parts, training=model.training)
+        self._record(parts, training=model.training)
         return (parts["loss"], outputs) if return_outputs else parts["loss"]
 
     def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ _NEUTRAL_WEIGHTS = {"overlap_weight": 1.0, "same_surface_weight": 1.0, "mining":
 """Options of the choice of pairs of a batch, with the values that change nothing."""
 _OF_DBL = {"margin": 1.0, "positive_weight": 0.3, "label_smoothing_factor": 0.0}
 """Options that only the DBL loss has, with their defaults."""
-_OFF_AT_ZERO = ("focal_gamma", "rare_type_share", "swap_share", "fgm_epsilon", "rdrop_weight")
+_OFF_AT_ZERO = ("focal_gamma", "rare_type_share", "swap_share", "rdrop_weight")
 """Options of stage 2 that change nothing at 0, and grow from there."""
 
 
@@ -280,10 +280,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         lookahead, lookahead_alpha: see `optimization.with_lookahead`; 0 steps is off.
 
     Parameters that control regularisation:
-        fgm_epsilon: length of the adversarial perturbation of the word embeddings of a window; 0 is off, else a step costs
-            twice as much (`perturbation.FastGradient`).
         rdrop_weight: weight of the divergence between two passes with different dropout masks; 0 is off, else a step
-            costs twice as much (`perturbation.rdrop_divergence`).
+            costs twice as much (`losses.rdrop_divergence`).
 
     Defaults that differ from TrainingArguments: `remove_unused_columns=False`,
     `train_sampling_strategy="group_by_length"`.
@@ -321,9 +319,6 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
     )
     ema_decay: float = field(
         default=0.0, metadata={"help": "Evaluate and save a running average of the weights with this decay, as 0.999; 0 = off."}
-    )
-    fgm_epsilon: float = field(
-        default=0.0, metadata={"help": "Length of the adversarial perturbation of the word embeddings; 0 = off."}
     )
     rdrop_weight: float = field(
         default=0.0, metadata={"help": "Weight of the divergence between two passes with other dropout masks; 0 = off."}

@@ -43,7 +43,6 @@ MAY_IMPORT = {
     "sampling": {"tagging"},
     "search_space": set(),
     "optimization": {"files", "configuration"},
-    "perturbation": {"tagging"},
     "preprocessing": {"documents", "tagging", "windows", "outside"},
     "morphology": set(),
     "entity_swap": {"documents", "morphology", "preprocessing", "sampling"},
@@ -60,7 +59,7 @@ MAY_IMPORT = {
     "span_metrics": {"silhouette", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling", "optimization", "perturbation", "configuration"),
+        *("files", "sampling", "optimization", "configuration"),
     },
     "contrastive": {
         *("trainers", "modeling", "metric_losses", "pair_weights", "training_args", "gathering", "samplers", "span_metrics"),

@@ -17,6 +17,7 @@ from runne_coner.losses import (
     dbl_log_probability,
     dbl_pair_loss,
     pairwise_distance,
+    rdrop_divergence,
 )
 from runne_coner.tagging import IGNORE_INDEX, B, I, L, O, U, tag_log_frequencies
 
@@ -545,3 +546,18 @@ def test_forms_are_finite_where_probabilities_are_0_or_1(form, gamma, gap):
 def test_log_frequencies_worked_by_hand():
     logs = tag_log_frequencies(np.array([[94, 0, 0, 0, 1], [0, 0, 0, 0, 0]]))
     assert np.exp(logs) == pytest.approx(np.array([[0.95, 0.01, 0.01, 0.01, 0.02], [0.2] * 5]))
+
+
+def test_rdrop_is_the_symmetric_divergence_of_torch():
+    torch.manual_seed(0)
+    logits = torch.randn(4, 3, 2, 5)
+    labels = torch.zeros(2, 3, 2, dtype=torch.long)
+    labels[0, 0] = labels[1, 2] = IGNORE_INDEX
+    divergence = rdrop_divergence(logits, torch.cat([labels, labels]))
+    p, q = (half[labels[..., 0] != IGNORE_INDEX].log_softmax(-1) for half in logits.chunk(2))
+    both = [F.kl_div(x, y, log_target=True, reduction="sum") for x, y in ((p, q), (q, p))]
+    assert divergence.item() == pytest.approx(sum(both).item() / 2 / 4, rel=1e-5)
+    assert rdrop_divergence(torch.cat([logits[:2]] * 2), torch.cat([labels, labels])).item() == 0.0
+    nothing = rdrop_divergence(logits.requires_grad_(), torch.full((4, 3, 2), IGNORE_INDEX))
+    nothing.backward()
+    assert nothing.item() == 0.0

@@ -1,4 +1,4 @@
-"""Layer-wise learning rates, averaged weights, and second looks at a batch."""
+"""Layer-wise learning rates and averaged weights."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from torch import nn
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from runne_coner.optimization import AveragedWeights, layer_scales, set_learning_rates
-from runne_coner.perturbation import FastGradient, rdrop_divergence
 
 
 @pytest.mark.parametrize(
@@ -48,44 +47,3 @@ def test_the_average_worked_by_hand():
     with average.in_place():
         assert model.weight.item() == pytest.approx(3.875)
     assert model.weight.item() == 4.0 and average.averages["weight"].item() == pytest.approx(3.875)
-
-
-def test_the_perturbation_is_epsilon_long_and_points_up_the_loss():
-    torch.manual_seed(0)
-    embeddings, weight = nn.Embedding(7, 3), torch.randn(4, 3)
-    ids = torch.tensor([[1, 2, 3, 1], [4, 5, 6, 6], [0, 0, 0, 0]])
-    losses = []
-
-    def backward():
-        embedded = embeddings(ids)
-        # The third window has no gradient.
-        loss = ((embedded * weight).sum((1, 2)).tanh() * torch.tensor([1.0, -2.0, 0.0])).sum()
-        losses.append(loss.item())
-        loss.backward()
-        return embedded.detach()
-
-    attack = FastGradient(embeddings, 0.1)
-    with attack.observed():
-        clean = backward()
-    with attack.applied():
-        shift = backward() - clean
-    assert shift.flatten(1).norm(dim=1) == pytest.approx([0.1, 0.1, 0.0], abs=1e-6)
-    torch.testing.assert_close(shift[0], 0.1 * weight / weight.norm())  # the direction of the gradient
-    torch.testing.assert_close(shift[1], -0.1 * weight / weight.norm())
-    assert losses[1] > losses[0]
-    assert torch.equal(backward(), clean)  # nothing is left behind
-
-
-def test_rdrop_is_the_symmetric_divergence_of_torch():
-    torch.manual_seed(0)
-    logits = torch.randn(4, 3, 2, 5)
-    labels = torch.zeros(2, 3, 2, dtype=torch.long)
-    labels[0, 0] = labels[1, 2] = -100
-    divergence = rdrop_divergence(logits, torch.cat([labels, labels]))
-    p, q = (half[labels[..., 0] != -100].log_softmax(-1) for half in logits.chunk(2))
-    both = [nn.functional.kl_div(x, y, log_target=True, reduction="sum") for x, y in ((p, q), (q, p))]
-    assert divergence.item() == pytest.approx(sum(both).item() / 2 / 4, rel=1e-5)
-    assert rdrop_divergence(torch.cat([logits[:2]] * 2), torch.cat([labels, labels])).item() == 0.0
-    nothing = rdrop_divergence(logits.requires_grad_(), torch.full((4, 3, 2), -100))
-    nothing.backward()
-    assert nothing.item() == 0.0
