@@ -89,11 +89,11 @@ class Curve:
 
 CURVES = (
     ("stage1", "loss", "Stage 1: training loss"),
-    ("stage1", "eval_pair_auc", "Stage 1: pair AUC on the evaluation texts"),
+    ("stage1", "eval_pair_auc", "Stage 1: pair AUC, evaluated texts"),
     ("stage2", "loss", "Stage 2: training loss"),
-    ("stage2", "eval_macro_f1", "Stage 2: macro F1 on the evaluation texts"),
-    ("stage2", "eval_micro_f1", "Stage 2: micro F1 on the evaluation texts"),
-    ("stage2", "eval_few_shot_f1", "Stage 2: few-shot macro F1 on the evaluation texts"),
+    ("stage2", "eval_macro_f1", "Stage 2: macro F1, evaluated texts"),
+    ("stage2", "eval_micro_f1", "Stage 2: micro F1, evaluated texts"),
+    ("stage2", "eval_few_shot_f1", "Stage 2: few-shot macro F1, evaluated texts"),
 )
 """Stage, key of the log, and title of each panel of the learning curves."""
 
