@@ -52,6 +52,20 @@ def _letters() -> list[str]:
     return sorted({letter for sentence in SENTENCES for letter in sentence.lower() + sentence if not letter.isspace()})
 
 
+def _wordpiece_vocabulary(special: list[str]) -> dict[str, int]:
+    """190 pieces of the sentences. The trainer breaks ties by the ids of letters, so it gets those inside words in an order."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inside = [f"##{letter}" for letter in _letters() if not letter.isupper()]
+    tokenizer.train_from_iterator(
+        SENTENCES,
+        trainers.WordPieceTrainer(
+            vocab_size=190, special_tokens=special + inside, initial_alphabet=_letters(), show_progress=False
+        ),
+    )
+    return tokenizer.get_vocab()
+
+
 def _save(folder: Path, model, tokenizer) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -67,14 +81,11 @@ def bf16_on_every_cpu(monkeypatch):
 @pytest.fixture(scope="session")
 def wordpiece_encoder(tmp_path_factory) -> str:
     """Folder of a random BERT (32 wide, 2 layers, no dropout) with a WordPiece tokenizer; it knows token types."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(_wordpiece_vocabulary(special), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        SENTENCES, trainers.WordPieceTrainer(vocab_size=190, special_tokens=special, initial_alphabet=_letters())
-    )
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     # Checkpoints of sentence encoders carry settings like these, which the views must not obey.
     tokenizer.enable_truncation(6)
