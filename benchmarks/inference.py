@@ -23,7 +23,7 @@ from runne_coner.documents import read_documents
 from runne_coner.nerel import SAMPLE
 from runne_coner.pipeline import NestedNerPipeline, load_pipeline
 from runne_coner.preprocessing import window_rows
-from runne_coner.tagging import NUM_TAGS, B, I, O, spans_from_tags
+from runne_coner.tagging import NUM_TAGS, B, I, O
 from runne_coner.viterbi import BilouViterbiProcessor
 
 seconds_now = time.perf_counter
@@ -60,12 +60,14 @@ def parts(recognizer: NestedNerPipeline, texts: list[str], batch_size: int) -> d
             seconds["encoder"] += taken
             taken, logits = clock(lambda hidden=hidden: recognizer.model.classifier(hidden).unflatten(-1, (-1, NUM_TAGS)))
             seconds["heads"] += taken
-            taken, tags = clock(recognizer.viterbi.decode, cases, logits)
-            seconds["viterbi"] += taken
-            taken, spans = clock(lambda tags=tags: spans_from_tags(tags.numpy()))
-            seconds["spans and merging"] += taken
+            features, scorer = None, recognizer.model.span_scorer
+            if scorer is not None:
+                taken, features = clock(scorer.features, hidden)
+                seconds["heads"] += taken
+            taken, (spans, scores) = clock(recognizer.decoder.decode, cases, logits, features, scorer)
+            seconds["decoding"] += taken
             if len(spans):
-                taken, _ = clock(recognizer.viterbi.span_log_probabilities, cases, logits, torch.from_numpy(spans))
+                taken, _ = clock(scores.log_probabilities, 1.0)
                 seconds["span scores"] += taken
     return seconds
 
@@ -98,7 +100,7 @@ def compare_viterbi(recognizer: NestedNerPipeline, rows: list[dict], sentences: 
     cases = inputs.pop("subword_cases")
     with torch.inference_mode():
         logits = recognizer.model(**inputs).logits.float()
-    viterbi: BilouViterbiProcessor = recognizer.viterbi
+    viterbi: BilouViterbiProcessor = recognizer.decoder.viterbi
     taken, slow = clock(loop_viterbi, viterbi.log_priors.numpy(), cases.numpy(), logits.numpy())
     fast_times = [clock(viterbi.decode, cases, logits)[0] for _ in range(50)]
     fast = viterbi.decode(cases, logits).numpy()

@@ -57,7 +57,8 @@ def trainer_step(trainer: NestedNerTrainer, batch: dict[str, Tensor]) -> None:
 
 
 def make_trainer(encoder: str, levels: int, folder: str, options: argparse.Namespace) -> NestedNerTrainer:
-    config = CoNERConfig(entity_types=NEREL_TYPES, levels=levels, head_dropout=0.3)
+    paths = options.candidate_paths
+    config = CoNERConfig(entity_types=NEREL_TYPES, levels=levels, head_dropout=0.3, candidate_paths=paths)
     args = NestedNerTrainingArguments(folder, bf16=options.bf16, report_to="none", dice_weight=options.dice_weight)
     trainer = NestedNerTrainer(CoNERForTokenClassification.from_encoder(encoder, config), args)
     trainer.current_gradient_accumulation_steps = 1
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's own choice")
     parser.add_argument("--dice_weight", type=float, default=0.0)
+    parser.add_argument("--candidate_paths", type=int, default=0, help="above 0 = with the scorer of spans")
     parser.add_argument("--cpu_time", action="store_true", help="processor time instead of time")
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()

@@ -66,6 +66,13 @@ class Stage2Arguments(EncoderArguments):
         },
     )
     head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
+    candidate_paths: int = field(
+        default=0,
+        metadata={
+            "help": "Paths of each head whose spans are candidates, on which a scorer of whole spans decides; 0 = no scorer:"
+            " the spans of the best paths are the result."
+        },
+    )
     transitions: str = field(
         default="uniform",
         metadata={"help": "Priors of the Viterbi chains: 'uniform' (the paper) or 'counted' on the training set."},
@@ -104,6 +111,8 @@ class Stage2Arguments(EncoderArguments):
             raise ValueError("label_words are for head_init label_names; give that as well, or leave them out")
         if self.levels < 1:
             raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if self.candidate_paths < 0:
+            raise ValueError(f"candidate_paths must be 0 (no scorer of spans) or more, got {self.candidate_paths}")
         if self.level_order not in LEVEL_ORDERS:
             raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if not 0.0 <= self.head_dropout < 1.0:
@@ -201,7 +210,8 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
     encoder = resolve_encoder(network.model_name_or_path, network.encoder_cache)
     tokenizer = load_tokenizer(encoder, **network.hub_options())
     types = corpus.entity_types
-    metrics = ["loss", "ce_loss", "dice_loss", *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
+    losses = ["loss", "ce_loss", "dice_loss", *(["scorer_loss"] if network.candidate_paths else [])]
+    metrics = [*losses, *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
     check_best_metric(training.metric_for_best_model, metrics)
     if network.label_words is not None:
         given_words(types, network.label_words)  # what is wrong with them is said now, not after minutes of other work
@@ -244,6 +254,7 @@ def make_model(
         levels=network.levels,
         level_order=network.level_order,
         head_dropout=network.head_dropout,
+        candidate_paths=network.candidate_paths,
         max_length=data.max_length,
         max_sentences=data.max_sentences,
         stride=data.stride,

@@ -61,6 +61,7 @@ _LAZY = {
     "NestedNerPipeline": "pipeline",
     "calibrate": "calibration",
     "BilouViterbiProcessor": "viterbi",
+    "SpanDecoder": "decoding",
     "BilouCollator": "collators",
     "EntityCollator": "collators",
     "EntityPairCollator": "collators",

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from torch import Tensor
 from tqdm.auto import tqdm
 
+from .decoding import SpanScores
 from .documents import Document
 from .pipeline import NestedNerPipeline
 from .preprocessing import window_rows
-from .viterbi import BilouViterbiProcessor
 
 TEMPERATURES = (0.1, 10.0)
 """Where temperatures are looked for."""
@@ -46,25 +45,22 @@ class PredictedSpans:
     """Predicted entities of documents, and what their scores at any temperature are made of.
 
     Attributes:
-        viterbi: the model's chains.
-        batches: per batch sub-word cases `(K, tokens)`, logits `(K, tokens, 1, 5)` of the K sequences (a window under a head)
-            that hold spans, and spans `(S, 4)` as `BilouViterbiProcessor.span_log_probabilities` takes them.
+        batches: per batch how many spans there are, and what their scores are made of.
         right: bool `(spans,)`: whether the gold has an entity of this start, end and type.
         document: int `(spans,)`: index of the document.
     """
 
-    viterbi: BilouViterbiProcessor
-    batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+    batches: Sequence[tuple[int, SpanScores]]
     right: np.ndarray
     document: np.ndarray
 
     def log_probabilities(self, temperature: float, chosen: np.ndarray | None = None) -> np.ndarray:
         """Log-scores at a temperature, float64 `(spans,)`, of all spans or of those `chosen` (bool `(spans,)`)."""
         chosen = torch.ones(len(self.right), dtype=torch.bool) if chosen is None else torch.from_numpy(chosen)
-        parts = chosen.split([len(spans) for _, _, spans in self.batches]) if self.batches else []
+        parts = chosen.split([number for number, _ in self.batches]) if self.batches else []
         found = [
-            self.viterbi.span_log_probabilities(cases, logits, spans[part], temperature)
-            for (cases, logits, spans), part in zip(self.batches, parts, strict=True)
+            scores.take(part).log_probabilities(temperature)
+            for (_, scores), part in zip(self.batches, parts, strict=True)
             if part.any()
         ]
         return torch.cat(found).double().numpy() if found else np.zeros(0)
@@ -104,24 +100,19 @@ def predicted_spans(
     for start in tqdm(starts, desc="predictions for calibration", unit="batch", disable=not progress):
         batch = rows[start : start + batch_size]
         with recognizer.device_placement(), torch.inference_mode():
-            cases, logits, spans, entities = recognizer.decode(batch)
+            entities, windows, scores = recognizer.decode(batch)
             if not entities:
                 continue
             keys = [
                 (batch[window]["document"], (entity["start"], entity["end"], entity["entity_type"]))
-                for window, entity in zip(spans[:, 0].tolist(), entities, strict=True)
+                for window, entity in zip(windows, entities, strict=True)
             ]
-            scores = recognizer.viterbi.span_log_probabilities(cases, logits, spans)
             # Of a span that several levels find, the better score's; the last of equal keys stays.
-            best = sorted({keys[index]: index for index in scores.argsort().tolist()}.values())
-            spans = spans[best]
-            pairs, sequence = torch.unique(spans[:, :2], dim=0, return_inverse=True)
-            spans = torch.stack([sequence, torch.zeros_like(sequence), spans[:, 2], spans[:, 3]], dim=1)
-            sequences = cases[pairs[:, 0]], logits[pairs[:, 0], :, pairs[:, 1]][:, :, None].float()
-        batches.append((*(part.cpu() for part in sequences), spans.cpu()))
+            best = sorted({keys[index]: index for index in scores.log_probabilities(1.0).argsort().tolist()}.values())
+            batches.append((len(best), scores.take(torch.tensor(best, device=recognizer.device)).cpu()))
         right += [keys[index][1] in truth[keys[index][0]] for index in best]
         places += [keys[index][0] for index in best]
-    return PredictedSpans(recognizer.viterbi, batches, np.array(right, dtype=bool), np.array(places, dtype=np.int64))
+    return PredictedSpans(batches, np.array(right, dtype=bool), np.array(places, dtype=np.int64))
 
 
 def fit_temperature(log_probabilities: Callable[[float], np.ndarray], right: np.ndarray) -> float:

@@ -35,6 +35,7 @@ class CoNERConfig(PreTrainedConfig):
         level_order: which of nested entities of a type the heads of level 1 have learned, one of `tagging.LEVEL_ORDERS`.
             Decoding takes the entities of all levels alike; training goes on best in the same order.
         head_dropout: dropout before the heads.
+        candidate_paths: paths of each head whose spans the scorer decides on (see `decoding`); 0 is no scorer.
         span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
             ones side by side, or the paper's `masked_matrix` (see `modeling.pool_spans`).
         projection_size: width of the head behind which stage 1 compares spans, and which stage 2 throws away; 0 is none.
@@ -65,6 +66,7 @@ class CoNERConfig(PreTrainedConfig):
     levels: int = 1
     level_order: str = "outermost"
     head_dropout: float = 0.1
+    candidate_paths: int = 0
     span_pooling: str = "mean"
     projection_size: int = 0
     max_length: int = 128
@@ -117,6 +119,8 @@ class CoNERConfig(PreTrainedConfig):
             raise ValueError(f"projection_size must be 0 (no projection head) or more, got {self.projection_size}")
         if self.projection_size and self.span_pooling == "masked_matrix":
             raise ValueError("span_pooling masked_matrix has no fixed width to project: choose another, or projection_size 0")
+        if type(self.candidate_paths) is not int or self.candidate_paths < 0:
+            raise ValueError(f"candidate_paths must be 0 (no scorer of spans) or more, got {self.candidate_paths!r}")
         if self.max_sentences < 0:
             raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
         if not 0 <= self.stride < self.max_length:

@@ -13,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .documents import read_documents
 from .nerel import SAMPLE
-from .onnx_model import INSTALL, ONNX_FILES, OnnxError, OnnxModel
+from .onnx_model import INSTALL, ONNX_FILES, SCORER_FILE, OnnxError, OnnxModel
 from .pipeline import NestedNerPipeline, load_pipeline
 from .preprocessing import window_rows
 from .tagging import spans_from_tags
@@ -49,7 +50,7 @@ class ExportReport:
         int8: whether the weights are 8-bit integers.
         bytes: its size, weights in a file beside it included.
         windows: windows compared, in batches with and without padding.
-        max_logit_difference: over all tokens but padding, heads and tags.
+        max_logit_difference: over all tokens but padding, heads and tags; features of spans included.
         entities: entities that torch finds.
         entity_agreement: F1 of the export's entities (window, head, span) with torch's as the right ones.
         tag_agreement: of the tags that torch or the export set to something but O, the share on which both agree.
@@ -107,7 +108,7 @@ def export_onnx(
     older = _older_export(target)
     recognizer = load_pipeline(model, backend="torch", device="cpu", dtype=torch.float32)
     batches, mixed = _sample_batches(recognizer, _sample_texts() if sample_texts is None else sample_texts)
-    expected = [_logits(recognizer.model, batch) for batch in batches + mixed]
+    expected = [_outputs(recognizer.model, batch) for batch in batches + mixed]
     tolerance = (ENTITY_TOLERANCE if int8 else LOGIT_TOLERANCE) if tolerance is None else tolerance
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,11 +118,14 @@ def export_onnx(
             fresh.mkdir()
             path = fresh / ONNX_FILES[int8]
             _write_graph(recognizer.model, mixed[0], path, int8)
+            if recognizer.model.span_scorer is not None:
+                deciding = recognizer.model.span_scorer.state_dict()
+                save_file({name: value for name, value in deciding.items() if "project" not in name}, fresh / SCORER_FILE)
             recognizer.model.config.save_pretrained(fresh)
             recognizer.tokenizer.save_pretrained(fresh)
             size = sum(file.stat().st_size for file in fresh.glob(f"{path.name}*"))
             exported = OnnxModel(path, recognizer.model.config)
-            given = [_logits(exported, batch) for batch in batches + mixed]
+            given = [_outputs(exported, batch) for batch in batches + mixed]
             report = ExportReport(
                 file=path.name,
                 int8=int8,
@@ -171,16 +175,16 @@ def _older_export(target: Path) -> bool:
 # The graph
 
 
-class _Logits(nn.Module):
-    """The model with positional inputs and a bare tensor as output, as the exporter wants it."""
+class _Tensors(nn.Module):
+    """The model with positional inputs and bare tensors as outputs, as the exporter wants it."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
         super().__init__()
         self.model = model
         self.names = names
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).to_tuple()
 
 
 class _TokenScaledLinear(nn.Linear):
@@ -225,11 +229,11 @@ def _write_graph(model: nn.Module, batch: dict[str, Tensor], path: Path, int8: b
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, torch.no_grad(), _quiet():
         full = Path(scratch) / path.name if int8 else path
         torch.onnx.export(
-            _Logits(model, names).eval(),
+            _Tensors(model, names).eval(),
             tuple(batch[name] for name in names),
             full,
             input_names=names,
-            output_names=["logits"],
+            output_names=["logits"] if model.span_scorer is None else ["logits", "span_features"],
             opset_version=OPSET,
             # The older exporter traces, and loses the attention mask of transformers 5 without a word.
             dynamo=True,
@@ -308,24 +312,33 @@ def _sample_batches(recognizer: NestedNerPipeline, texts: Sequence[str]) -> tupl
     return tuple([recognizer.collator(group) for group in groups] for groups in (batches, mixed))
 
 
-def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def _outputs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Logits, and the features of spans where there is a scorer."""
     with torch.inference_mode():
-        return model(**{name: value for name, value in batch.items() if name != "subword_cases"}).logits
+        return model(**{name: value for name, value in batch.items() if name != "subword_cases"}).to_tuple()
 
 
-def _max_difference(batches: list[dict], given: list[Tensor], expected: list[Tensor]) -> float:
+def _max_difference(batches: list[dict], given: list[tuple[Tensor, ...]], expected: list[tuple[Tensor, ...]]) -> float:
     real = [batch["attention_mask"].bool() for batch in batches]
-    largest = [(x - y)[mask].abs().max() for x, y, mask in zip(given, expected, real, strict=True)]
+    largest = [
+        (x - y)[mask].abs().max()
+        for ours, theirs, mask in zip(given, expected, real, strict=True)
+        for x, y in zip(ours, theirs, strict=True)
+    ]
     # Unlike Python's, this maximum does not pass over a NaN.
     return torch.stack(largest).max().item()
 
 
-def _agreement(recognizer: NestedNerPipeline, batches: list[dict], given: list[Tensor], expected: list[Tensor]) -> dict:
+def _agreement(recognizer: NestedNerPipeline, batches: list[dict], given: list[tuple], expected: list[tuple]) -> dict:
     """`entities`, `entity_agreement` and `tag_agreement` of a report."""
     ours, theirs, common, set_tags, same_tags = 0, 0, 0, 0, 0
+    # That of an export is the same.
+    scorer = {"scorer": recognizer.model.span_scorer}
     # What follows the batches in `given` and `expected` are windows that stand in them already.
     for batch, *both in zip(batches, given, expected, strict=False):
-        tags, torch_tags = (recognizer.viterbi.decode(batch["subword_cases"], torch.nan_to_num(x)) for x in both)
+        tags, torch_tags = (
+            recognizer.decoder.tags(batch["subword_cases"], *map(torch.nan_to_num, outputs), **scorer) for outputs in both
+        )
         set_tags += int(((tags > 0) | (torch_tags > 0)).sum())
         same_tags += int(((tags == torch_tags) & (tags > 0)).sum())
         spans, torch_spans = ({*map(tuple, spans_from_tags(x.numpy()).tolist())} for x in (tags, torch_tags))

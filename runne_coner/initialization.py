@@ -131,6 +131,8 @@ def start_at_centroids(
 def take_heads(model: CoNERForTokenClassification, saved: CoNERForTokenClassification) -> list[int]:
     """Copy the heads that an earlier model has under the same names (`TYPE`, `TYPE@2`, ...).
 
+    Where both have a scorer of spans, it is copied as well, with the rows of the types that the earlier model has.
+
     Returns:
         Indices of the heads copied.
     """
@@ -139,4 +141,17 @@ def take_heads(model: CoNERForTokenClassification, saved: CoNERForTokenClassific
     sources = [known[model.config.heads[index]] for index in taken]
     for parameter, source in zip(model.classifier.parameters(), saved.classifier.parameters(), strict=True):
         parameter.unflatten(0, (-1, NUM_TAGS))[taken] = source.unflatten(0, (-1, NUM_TAGS))[sources].to(parameter)
+    if model.span_scorer is not None and saved.span_scorer is not None:
+        _take_scorer(model, saved)
     return taken
+
+
+def _take_scorer(model: CoNERForTokenClassification, saved: CoNERForTokenClassification) -> None:
+    before, now = saved.config.entity_types, model.config.entity_types
+    common = [name for name in now if name in before]
+    rows, sources = ([types.index(name) for name in common] for types in (now, before))
+    for (name, parameter), source in zip(model.span_scorer.named_parameters(), saved.span_scorer.parameters(), strict=True):
+        if name.startswith("output."):
+            parameter[rows] = source[sources].to(parameter)
+        else:
+            parameter.copy_(source)

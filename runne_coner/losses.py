@@ -382,3 +382,16 @@ def rdrop_divergence(logits: Tensor, labels: Tensor) -> Tensor:
         first, second = (F.log_softmax(half[real].float(), dim=-1) for half in logits.chunk(2))
         divergence = ((first.exp() - second.exp()) * (first - second)).sum()
     return 0.5 * divergence / real.sum().clamp(min=1)
+
+
+def span_loss(logits: Tensor, targets: Tensor, tokens: int) -> Tensor:
+    """Binary cross-entropy of the span scorer, summed over spans and types, for each real token of the batch, as eq. 6 is.
+
+    Args:
+        logits: `(S, types)`. targets: bool, same shape. tokens: real tokens of the batch.
+    Returns:
+        A scalar; 0 with a gradient of zeros where there are no spans.
+    """
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
+    return loss / max(tokens, 1)

@@ -14,12 +14,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration import CoNERConfig, ModelError
 from .gradient_cache import embed_in_chunks
 from .onnx_model import OnnxModel, holds_only_an_export
+from .span_scorer import CoNEROutput, SpanScorer
 from .tagging import NUM_TAGS, tag_log_frequencies
 
 
@@ -217,7 +217,10 @@ def pool_spans(hidden: Tensor, spans: Tensor, pooling: str = "mean") -> Tensor:
 
 
 class CoNERForTokenClassification(CoNERPreTrainedModel):
-    """Encoder with one BILOU head per entity type and nesting level, fused into one linear layer (section 3.2)."""
+    """Encoder with one BILOU head per entity type and nesting level, fused into one linear layer (section 3.2).
+
+    With `config.candidate_paths` there is a `span_scorer` as well, which decides on what the heads propose (see `decoding`).
+    """
 
     def __init__(self, config: CoNERConfig):
         super().__init__(config)
@@ -226,6 +229,9 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         self.encoder = _new_encoder(config)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, len(config.heads) * NUM_TAGS)
+        self.span_scorer = None
+        if config.candidate_paths:
+            self.span_scorer = SpanScorer(config.hidden_size, len(config.entity_types), config.head_dropout)
         self.post_init()
 
     @classmethod
@@ -252,21 +258,31 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         bias[chosen] = frequencies[chosen].to(bias)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> TokenClassifierOutput:
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        spans: Tensor | None = None,
+    ) -> CoNEROutput:
         """Logits of all heads.
 
         Args:
             input_ids, attention_mask, token_type_ids: `(batch, tokens)`.
+            spans: `(S, 3)` window, first token, end token (exclusive) for the scorer, where there is one.
         Returns:
             `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`; in evaluation mode
-            those that are decoded, with `config.type_offsets` added (logit adjustment; Menon et al. 2021, eq. 9).
+            those that are decoded, with `config.type_offsets` added (logit adjustment; Menon et al. 2021, eq. 9). With a
+            scorer also `span_features` `(batch, tokens, 3 x span_scorer.SIZE)`, and `span_logits` `(S, types)` where `spans` are given.
         """
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         logits = self.classifier(self.dropout(hidden)).unflatten(-1, (-1, NUM_TAGS))
         if not self.training and any(self.config.type_offsets.values()):
             logits = logits + logits.new_tensor(self.config.head_offsets())
-        return TokenClassifierOutput(logits=logits)
+        features = None if self.span_scorer is None else self.span_scorer.features(hidden)
+        scored = features is not None and spans is not None
+        return CoNEROutput(
+            logits=logits, span_features=features, span_logits=self.span_scorer(features, spans) if scored else None
+        )
 
 
 # As `CoNERConfig`: the code goes with the model.

@@ -5,15 +5,19 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig
-from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import cached_file
 
 from .configuration import CoNERConfig, ModelError
+from .span_scorer import CoNEROutput, SpanScorer
 
 ONNX_FILES = ("model.onnx", "model_int8.onnx")
 """The names that an exported model may have, of which a folder holds one; weights above 2 GB lie in `<name>.data` beside it."""
+SCORER_FILE = "span_scorer.safetensors"
+"""Beside the ONNX file of a model with a scorer of spans: what decides on spans once the graph has given their features."""
 INSTALL = 'run: pip install "runne-coner[onnx]"'
 
 
@@ -47,6 +51,7 @@ class OnnxModel(nn.Module):
         self.config = config
         self.session = _open_session(self.path)
         self.input_names = [given.name for given in self.session.get_inputs()]
+        self.span_scorer = _load_scorer(self.path.with_name(SCORER_FILE), config) if config.candidate_paths else None
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> "OnnxModel":
@@ -54,7 +59,8 @@ class OnnxModel(nn.Module):
         options = {"_raise_exceptions_for_missing_entries": False}
         for name in ONNX_FILES:
             if path := cached_file(folder, name, **options):
-                cached_file(folder, f"{name}.data", **options)
+                for other in (f"{name}.data", SCORER_FILE):
+                    cached_file(folder, other, **options)
                 return cls(path, AutoConfig.from_pretrained(folder))
         raise OnnxError(
             f"{folder}: no {' or '.join(ONNX_FILES)}; write it with: runne-coner export --model MODEL --to onnx DIR"
@@ -62,15 +68,15 @@ class OnnxModel(nn.Module):
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> TokenClassifierOutput:
-        """`logits` `(batch, tokens, heads, 5)`, as `CoNERForTokenClassification` gives them."""
+    ) -> CoNEROutput:
+        """`logits` `(batch, tokens, heads, 5)`, with a scorer `span_features`, as of `CoNERForTokenClassification`."""
         given = {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
         }
-        (logits,) = self.session.run(None, {name: given[name].numpy() for name in self.input_names})
-        return TokenClassifierOutput(logits=torch.from_numpy(logits))
+        outputs = self.session.run(None, {name: given[name].numpy() for name in self.input_names})
+        return CoNEROutput(*map(torch.from_numpy, outputs))
 
     @property
     def device(self) -> torch.device:
@@ -97,10 +103,22 @@ class OnnxModel(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
         """Write the ONNX file and the configuration."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in (self.path, self.path.with_name(f"{self.path.name}.data")):
+        for file in (self.path, self.path.with_name(f"{self.path.name}.data"), self.path.with_name(SCORER_FILE)):
             if file.is_file() and file.parent.resolve() != Path(folder).resolve():
                 shutil.copyfile(file, Path(folder) / file.name)
         self.config.save_pretrained(folder)
+
+
+def _load_scorer(path: Path, config: CoNERConfig) -> SpanScorer:
+    scorer = SpanScorer(config.hidden_size, len(config.entity_types), dropout=0.0).eval()
+    # The graph has the projection already.
+    scorer.project = nn.Identity()
+    try:
+        scorer.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise OnnxError(f"{path}: is missing or damaged ({message}); write it again with: runne-coner export") from error
+    return scorer
 
 
 def _open_session(path: Path):

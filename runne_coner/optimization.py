@@ -21,7 +21,7 @@ from .files import replacing
 
 logger = logging.get_logger(__name__)
 
-_MEANING = ("entity_types", "levels", "level_order", "span_pooling", "projection_size")
+_MEANING = ("entity_types", "levels", "level_order", "span_pooling", "projection_size", "candidate_paths")
 """Settings of the network without which its weights, or the labels it learns, mean something else."""
 
 TRAINING_WEIGHTS = "training_weights.safetensors"

@@ -4,16 +4,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, Pipeline, PreTrainedTokenizerBase, pipeline
 
 from .collators import BilouCollator
 from .configuration import CoNERConfig, ModelError
+from .decoding import SpanDecoder, SpanScores
 from .modeling import CoNERForTokenClassification
 from .onnx_model import OnnxModel, holds_only_an_export
 from .preprocessing import window_rows
-from .tagging import nesting_levels, spans_from_tags
-from .viterbi import BilouViterbiProcessor
+from .tagging import nesting_levels
 from .windows import WindowSettings
 
 TASK = "nested-ner"
@@ -32,12 +31,14 @@ class NestedNerPipeline(Pipeline):
     then longest first. `start` and `end` are characters of the untouched text, so `text[start:end] == entity["text"]`.
     A text without words gives no entities.
 
-    `score` is the probability of the whole span under its head: the share of the weight of all legal tag paths of the
-    window that pass exactly over this span (forward-backward over the chains of Figure 2), with the logits divided by
-    `config.score_temperature`, which stage 2 fits so that a score of 0.8 is right in about 80% of cases (see `calibration`);
-    the temperature changes scores only, never which spans are decoded. `level` is the nesting level among entities of the
-    type (1 = outermost). A span that two levels of a type find is one entity, that of the better score; entities that cross
-    without nesting are all given (`flat` keeps the longer one).
+    `score` is the probability that the whole span is right. Of a model with a scorer of spans (`config.candidate_paths`) it is
+    the sigmoid of the log-odds by which the span was taken (`decoding.SpanDecoder`), divided by `config.score_temperature`;
+    of one without, the share of the weight of all legal tag paths of the window that pass exactly over this span under its
+    head (forward-backward over the chains of Figure 2), with the logits divided by the temperature. Stage 2 fits it so that a
+    score of 0.8 is right in about 80% of cases (see `calibration`); it changes scores only, never which spans are decoded.
+    `level` is the nesting level among entities of the type (1 = outermost). A span that two levels of a type find is one
+    entity, that of the better score; entities that cross without nesting are all given (`flat` keeps the longer one; a
+    scorer keeps the better one of a type).
 
     A text is cut into windows of sentences as in training; pieces of a sentence longer than a window overlap, and an entity
     comes from the window whose core its first character lies in.
@@ -81,7 +82,7 @@ class NestedNerPipeline(Pipeline):
         config = self.model.config
         self.windows = WindowSettings(config.max_length, config.max_sentences, config.stride)
         try:
-            self.viterbi = BilouViterbiProcessor(config.transition_priors)
+            self.decoder = SpanDecoder(config)
         except ValueError as error:
             raise ModelError(f"{config.name_or_path}: config.json, transition_priors: {error}") from error
         self.collator = BilouCollator(tokenizer)
@@ -156,47 +157,36 @@ class NestedNerPipeline(Pipeline):
     def _forward(self, rows: list[dict], heads: list[int] | None = None) -> list[list[dict]]:
         """Entities of each of a batch of windows, without their text."""
         entities: list[list[dict]] = [[] for _ in rows]
-        cases, logits, spans, found = self.decode(rows, heads)
-        if len(spans) == 0:
-            return entities
-        temperature = self.model.config.score_temperature
-        scores = self.viterbi.span_log_probabilities(cases, logits, spans, temperature).exp()
-        for window, entity, score in zip(spans[:, 0].tolist(), found, scores.tolist(), strict=True):
+        found, windows, scores = self.decode(rows, heads)
+        values = scores.log_probabilities(self.model.config.score_temperature).exp().tolist() if found else []
+        for window, entity, score in zip(windows, found, values, strict=True):
             entities[window].append(entity | {"score": score})
         return entities
 
-    def decode(self, rows: list[dict], heads: list[int] | None = None) -> tuple[Tensor, Tensor, Tensor, list[dict]]:
+    def decode(self, rows: list[dict], heads: list[int] | None = None) -> tuple[list[dict], list[int], SpanScores]:
         """What the model finds in a batch of windows, and what its scores are made of.
 
         Args:
             rows: from `preprocess`. heads: those to decode, by default all.
         Returns:
-            Arguments of `viterbi.span_log_probabilities`: sub-word cases `(batch, tokens)`, logits `(batch, tokens, heads, 5)`
-            and spans `(S, 4)`; and each span's entity, without text and score.
+            Entities without text and score, the window of each in `rows`, and the scores of just these.
         """
         inputs = {name: value.to(self.device) for name, value in self.collator(rows).items()}
         cases = inputs.pop("subword_cases")
-        logits = self.model(**inputs).logits
-        if heads is not None:
-            logits = logits[:, :, heads]
-        tags = self.viterbi.decode(cases, logits)
-        spans = spans_from_tags(tags.cpu().numpy())
+        output = self.model(**inputs)
+        scorer = self.model.span_scorer
+        spans, scores = self.decoder.decode(cases, output.logits, output.span_features, scorer, heads)
         types = self.model.config.entity_types
         kept, entities = [], []
-        for number, (window, index, first, end) in enumerate(spans.tolist()):
+        for number, (window, head, first, end) in enumerate(spans.tolist()):
             row = rows[window]
-            head = index if heads is None else heads[index]
             start = int(row["word_starts"][first])
             if row["core"][0] <= start < row["core"][1]:
                 kept.append(number)
                 entities.append(
-                    {
-                        "entity_type": types[head % len(types)],
-                        "start": start,
-                        "end": int(row["word_ends"][end - 1]),
-                    }
+                    {"entity_type": types[head % len(types)], "start": start, "end": int(row["word_ends"][end - 1])}
                 )
-        return cases, logits, torch.from_numpy(spans[kept]).to(self.device), entities
+        return entities, spans[kept, 0].tolist(), scores.take(torch.tensor(kept, dtype=torch.long, device=self.device))
 
     def postprocess(self, found: tuple[str, list[dict]], threshold: float = 0.0, flat: bool = False) -> list[dict]:
         """Entities of one text in order, each span and type once (the better score)."""

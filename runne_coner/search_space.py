@@ -14,7 +14,7 @@ _STAGE1 = "margin positive_weight overlap_weight same_surface_weight mining mini
 _STAGE2 = (
     "ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma logit_adjustment"
     " rare_type_share head_learning_rate layer_decay ema_decay rdrop_weight head_dropout"
-    " head_init transitions"
+    " head_init transitions candidate_paths scorer_weight scorer_learning_rate"
 )
 TUNABLE = {"stage1": frozenset(f"{_SHARED} {_STAGE1}".split()), "stage2": frozenset(f"{_SHARED} {_STAGE2}".split())}
 """Settings that may differ between trials: no documents or views, made once, follow from them."""

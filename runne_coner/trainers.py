@@ -18,9 +18,10 @@ from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
 from .configuration import TrainingError
+from .decoding import SpanDecoder
 from .files import write_text
 from .hub import create_repository, push_model, write_card
-from .losses import NamedEntityLoss, rdrop_divergence
+from .losses import NamedEntityLoss, rdrop_divergence, span_loss
 from .model_card import public_arguments
 from .modeling import CoNERForTokenClassification
 from .optimization import (
@@ -32,8 +33,10 @@ from .optimization import (
     with_lookahead,
 )
 from .sampling import repeat_rare_windows
+from .span_scorer import span_targets, word_spans
+from .tagging import IGNORE_INDEX
 from .training_args import RADAM, NestedNerTrainingArguments
-from .viterbi import BilouViterbiProcessor, BrokenLogitsError
+from .viterbi import BrokenLogitsError
 
 logger = logging.get_logger(__name__)
 
@@ -268,7 +271,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     Datasets are BILOU views with a `BilouCollator`. Predictions are tags decoded by Viterbi, `(windows, tokens, heads)`;
     with `compute_metrics=metrics.make_compute_metrics(...)` the scores are those of whole spans, and
     `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated and
-    saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss` and `rdrop_loss`.
+    saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `scorer_loss` and `rdrop_loss`.
 
     Args:
         model: None with `model_init`.
@@ -292,7 +295,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
             raise ValueError("swap_share needs the copies with other mentions; give swapped_windows, or leave it out")
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
-        self.viterbi = BilouViterbiProcessor(self.model.config.transition_priors)
+        self.decoder = SpanDecoder(self.model.config)
         self.swapped_windows = swapped_windows
 
     def _make_loss(self) -> nn.Module:
@@ -300,7 +303,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     def call_model_init(self, trial=None):
         model = super().call_model_init(trial)
-        self.viterbi = BilouViterbiProcessor(model.config.transition_priors)
+        self.decoder = SpanDecoder(model.config)
         return model
 
     def get_train_dataloader(self):
@@ -344,17 +347,25 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         ordered = sorted(encoder, key=scales.get, reverse=True)
         rates = {encoder[name]: self.args.learning_rate * scales[name] for name in ordered}
         heads = {value: self.args.head_learning_rate for value in self.model.parameters() if value not in rates}
-        set_learning_rates(optimizer, rates | heads)
+        scorer = [] if self.model.span_scorer is None else self.model.span_scorer.parameters()
+        set_learning_rates(optimizer, rates | heads | dict.fromkeys(scorer, self.args.scorer_learning_rate))
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = {name: value for name, value in inputs.items() if name != "subword_cases"}
         twice = model.training and self.args.rdrop_weight > 0
         if twice:
             inputs = {name: torch.cat([value, value]) for name, value in inputs.items()}
-        labels = inputs.pop("labels")
+        inputs = dict(inputs)
+        labels, cases = inputs.pop("labels"), inputs.pop("subword_cases")
+        config = self.model.config
+        if config.candidate_paths:
+            inputs["spans"] = word_spans(cases)
         outputs = model(**inputs)
         parts = self.loss(outputs.logits, labels)
+        if config.candidate_paths:
+            targets = span_targets(inputs["spans"], labels, len(config.entity_types))
+            scored = span_loss(outputs.span_logits, targets, int((labels != IGNORE_INDEX).any(dim=-1).sum()))
+            parts |= {"loss": parts["loss"] + self.args.scorer_weight * scored, "scorer_loss": scored}
         if twice:
             divergence = rdrop_divergence(outputs.logits, labels)
             parts |= {"loss": parts["loss"] + self.args.rdrop_weight * divergence, "rdrop_loss": divergence}
@@ -363,5 +374,6 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
         """Viterbi tags and labels, both int8 `(batch, tokens, heads)`."""
-        tags = self.viterbi.decode(inputs["subword_cases"], outputs.logits)
+        scorer = self.model.span_scorer
+        tags = self.decoder.tags(inputs["subword_cases"], outputs.logits, outputs.span_features, scorer)
         return tags.to(torch.int8), inputs["labels"].to(torch.int8)

@@ -259,6 +259,7 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         dice_reduction: `token` or `batch`, see `losses.DiceLoss`.
         label_smoothing_factor (of TrainingArguments): smoothing of the cross-entropy's targets.
         ce_form, focal_gamma: `plain`, `focal` or `asymmetric` cross-entropy, see `losses.NamedEntityLoss`.
+        scorer_weight: weight of the loss of the scorer of spans, where the model has one (`losses.span_loss`).
 
     Parameters that control what is trained on:
         rare_type_share: windows with a type of fewer mentions than this share of the mean type stand several times in an
@@ -271,6 +272,7 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
 
     Parameters that control the optimiser:
         head_learning_rate: peak learning rate of the heads; `learning_rate` is the encoder's.
+        scorer_learning_rate: that of the scorer of spans.
         layer_decay: learning rate of an encoder layer as a share of that of the layer above; the embeddings count as the
             lowest layer; 1 gives all the same (`optimization.layer_scales`).
         ema_decay: decay of a running average of the weights, which is what is evaluated and saved; 0 is off
@@ -314,6 +316,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         metadata={"help": "What a replacement must agree in: case and number by 'pymorphy3' (Russian), or 'none'."},
     )
     head_learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate of the heads."})
+    scorer_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of the scorer of spans (candidate_paths)."})
+    scorer_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the scorer of spans."})
     layer_decay: float = field(
         default=1.0, metadata={"help": "Learning rate of an encoder layer as a share of that of the layer above; 1 = equal."}
     )
@@ -326,7 +330,8 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
 
     @staticmethod
     def _finite() -> tuple[str, ...]:
-        return ("ce_weight", "dice_weight", "dice_smoothing", "head_learning_rate", "layer_decay", "ema_decay", *_OFF_AT_ZERO)
+        rates = ("head_learning_rate", "scorer_learning_rate", "layer_decay", "ema_decay")
+        return ("ce_weight", "dice_weight", "dice_smoothing", "scorer_weight", *rates, *_OFF_AT_ZERO)
 
     def __post_init__(self):
         super().__post_init__()
@@ -348,8 +353,11 @@ class NestedNerTrainingArguments(_SpanTrainingArguments):
         if self.ce_form not in CE_FORMS:
             raise ValueError(f"ce_form must be one of {CE_FORMS}, got {self.ce_form!r}")
         self._check_swaps()
-        if self.head_learning_rate < 0:
-            raise ValueError(f"head_learning_rate must not be negative, got {self.head_learning_rate}")
+        for name in ("head_learning_rate", "scorer_learning_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.scorer_weight <= 0:
+            raise ValueError(f"scorer_weight must be positive, got {self.scorer_weight}; candidate_paths 0 is without a scorer")
 
     def _check_swaps(self) -> None:
         if not 0.0 < self.swap_probability <= 1.0:

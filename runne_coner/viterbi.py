@@ -1,11 +1,13 @@
 """Exact Viterbi decoding of BILOU tags under the four sub-word chains (Bondarenko 2022, section 3.3, eq. 7-8, Figure 2)."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from .tagging import FIRST, IGNORE_INDEX, LAST, MIDDLE, NUM_CASES, NUM_TAGS, SPECIAL, WHOLE, B, I, L, O, U
+from .tagging import FIRST, IGNORE_INDEX, LAST, MIDDLE, NUM_CASES, NUM_TAGS, SPECIAL, WHOLE, B, I, L, O, U, spans_from_tags
 
 # Figure 2: for each case the allowed targets after O, L or U and after B or I. Inside a word a path can only be in O, B or
 # I, so the rows of L and U of MIDDLE and LAST are never entered.
@@ -114,13 +116,64 @@ class BilouViterbiProcessor(LogitsProcessor):
         if logits.numel() == 0:
             return tags.transpose(1, 2)
         # Where O leads every other tag by more than the priors can make up for, the best path is O throughout. That holds
-        # for most heads of most windows, and spares them the recursion. (NaN compares false: it is looked at below.)
-        lead = logits[..., O] - logits[..., 1:].amax(dim=-1)
-        least = lead.masked_fill_((subword_cases == SPECIAL)[:, :, None], torch.inf).amin(dim=1)
-        window, head = (~(least > self.outside_margin)).nonzero(as_tuple=True)
+        # for most heads of most windows, and spares them the recursion.
+        window, head = self._in_doubt(subword_cases, logits, self.outside_margin)
         if len(window):
             tags[window, head] = self._best_paths(subword_cases[window], logits[window, :, head])
         return tags.transpose(1, 2)
+
+    @staticmethod
+    def _in_doubt(subword_cases: Tensor, logits: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+        """Window and head of the sequences in which O does not lead every other tag by `margin` at all tokens."""
+        lead = logits[..., O] - logits[..., 1:].amax(dim=-1)
+        least = lead.masked_fill_((subword_cases == SPECIAL)[:, :, None], torch.inf).amin(dim=1)
+        # NaN compares false, and is complained of where emissions are made.
+        return (~(least > margin)).nonzero(as_tuple=True)
+
+    @torch.no_grad()
+    def candidate_spans(self, subword_cases: Tensor, logits: Tensor, paths: int) -> Tensor:
+        """The spans on the `paths` best paths of every window and head, each once.
+
+        The paths are exact. Sequences in which every tag but O is 100 times less likely than O at all tokens, beyond what
+        the priors make up for, are passed over: hardly any of their spans is an entity.
+
+        Args:
+            subword_cases, logits: as `__call__`.
+            paths: how many of each window and head, at least 1.
+        Returns:
+            int64 `(S, 4)`: window, head, first token, end token (exclusive), sorted.
+        Raises:
+            BrokenLogitsError: as `decode`.
+        """
+        if logits.numel() == 0:
+            return torch.zeros((0, 4), dtype=torch.long, device=logits.device)
+        window, head = self._in_doubt(subword_cases, logits, self.outside_margin + math.log(100.0))
+        found = self._paths_of(subword_cases[window], logits[window, :, head], paths)
+        # (K, paths, tokens) to K windows of so many heads.
+        spans = torch.from_numpy(spans_from_tags(found.transpose(1, 2).cpu().numpy())).to(logits.device)
+        sequence = spans[:, 0]
+        return torch.unique(torch.stack([window[sequence], head[sequence], spans[:, 2], spans[:, 3]], dim=1), dim=0)
+
+    def _paths_of(self, subword_cases: Tensor, logits: Tensor, paths: int) -> Tensor:
+        """The best paths of K sequences, from the best on: tags `(K, paths, tokens)`; O throughout where there are fewer."""
+        emissions = self._log_emissions(subword_cases, logits)
+        transitions = self.log_priors.to(device=logits.device, dtype=emissions.dtype)[subword_cases]
+        first, *steps = transitions.add_(emissions[:, :, None]).unbind(dim=1)
+        # Score of the best paths that end in each tag, (K, 5 tags, paths), and where they come from: tag * paths + rank.
+        score = first.new_full((len(first), NUM_TAGS, paths), -torch.inf)
+        score[:, :, 0] = first[:, O]
+        origins = []
+        for step in steps:
+            extended = (score[:, None] + step.transpose(1, 2)[..., None]).flatten(2)
+            score, origin = extended.topk(paths, dim=2)
+            origins.append(origin)
+        score[:, [B, I]] = -torch.inf
+        total, place = score.flatten(1).topk(paths, dim=1)
+        tags = [place // paths]
+        for origin in reversed(origins):
+            place = origin.flatten(1).gather(1, place)
+            tags.append(place // paths)
+        return torch.stack(tags[::-1], dim=2).masked_fill((total == -torch.inf)[:, :, None], O)
 
     def _best_paths(self, subword_cases: Tensor, logits: Tensor) -> Tensor:
         """Viterbi over K sequences: cases `(K, tokens)` and logits `(K, tokens, 5)` to tags `(K, tokens)`."""

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from runne_coner.calibration import (
     reliability,
 )
 from runne_coner.configuration import ModelError
+from runne_coner.decoding import OddsScores, PathScores
 from runne_coner.documents import Document, Entity
 from runne_coner.pipeline import load_pipeline
 from runne_coner.tagging import SPECIAL, WHOLE, spans_from_tags
@@ -38,12 +40,12 @@ def drawn_spans(temperature: float, documents: int = 400, seed: int = 0) -> Pred
         cases = torch.full((100, 12), WHOLE)
         cases[:, -1] = SPECIAL
         spans = torch.from_numpy(spans_from_tags(viterbi.decode(cases, logits).numpy()))
-        batches.append((cases, logits, spans))
+        batches.append((len(spans), PathScores(viterbi, cases, logits, spans)))
         owners.append(spans[:, 0].numpy() + start)
     total = sum(map(len, owners))
-    spans = PredictedSpans(viterbi, batches, np.zeros(total, dtype=bool), np.concatenate(owners))
+    spans = PredictedSpans(batches, np.zeros(total, dtype=bool), np.concatenate(owners))
     right = np.random.default_rng(seed).random(total) < np.exp(spans.log_probabilities(temperature))
-    return PredictedSpans(viterbi, batches, right, spans.document)
+    return PredictedSpans(batches, right, spans.document)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_each_half_is_scored_under_the_temperature_of_the_other():
     spans = drawn_spans(2.0, documents=100)
     even = spans.document % 2 == 0
     # Whatever is right in a half, its own scores do not depend on it.
-    other = PredictedSpans(spans.viterbi, spans.batches, np.where(even, ~spans.right, spans.right), spans.document)
+    other = PredictedSpans(spans.batches, np.where(even, ~spans.right, spans.right), spans.document)
     first, second = cross_fitted_scores(spans), cross_fitted_scores(other)
     assert np.array_equal(first[even], second[even]) and not np.allclose(first[~even], second[~even])
 
@@ -137,10 +139,11 @@ def test_documents_without_entities_leave_the_temperature_alone(folder):
 
 
 def test_a_temperature_is_a_division_of_logits():
-    cases, logits, spans = drawn_spans(1.0, documents=100).batches[0]
-    viterbi = BilouViterbiProcessor()
-    given = viterbi.span_log_probabilities(cases, logits, spans, temperature=2.5)
-    torch.testing.assert_close(given, viterbi.span_log_probabilities(cases, logits / 2.5, spans))
+    _, scores = drawn_spans(1.0, documents=100).batches[0]
+    cooler = replace(scores, logits=scores.logits / 2.5)
+    torch.testing.assert_close(scores.log_probabilities(2.5), cooler.log_probabilities(1.0))
+    odds = torch.tensor([0.1, 2.0, 30.0])
+    torch.testing.assert_close(OddsScores(odds).log_probabilities(2.5).exp(), torch.sigmoid(odds / 2.5))
 
 
 def test_the_pipeline_scores_under_the_saved_temperature(folder, tmp_path):

@@ -17,7 +17,7 @@ from runne_coner.cli import main
 from runne_coner.configuration import CoNERConfig, ModelError
 from runne_coner.export import ExportError, export_onnx
 from runne_coner.modeling import CoNERForTokenClassification
-from runne_coner.onnx_model import OnnxModel
+from runne_coner.onnx_model import SCORER_FILE, OnnxModel
 from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import load_tokenizer
 
@@ -51,13 +51,16 @@ def graphs_made_once(tmp_path_factory):
 def folder_of(tmp_path_factory):
     """Makes the folder of a model with an encoder and random heads, which are sure of what they tag."""
 
-    def make(encoder: str) -> str:
-        shape = {"levels": 2, "max_length": 48, "max_sentences": 0, "stride": 8, "score_temperature": 3.0}
+    def make(encoder: str, **more) -> str:
+        shape = {"levels": 2, "max_length": 48, "max_sentences": 0, "stride": 8, "score_temperature": 3.0, **more}
         shape["type_offsets"] = {TYPES[1]: 1.5}
         config = CoNERConfig(entity_types=TYPES, **shape)
         torch.manual_seed(1)
         model = CoNERForTokenClassification.from_encoder(encoder, config)
         torch.nn.init.normal_(model.classifier.weight, std=2.0)
+        if model.span_scorer is not None:
+            torch.nn.init.normal_(model.span_scorer.output.weight)
+            torch.nn.init.constant_(model.span_scorer.output.bias, 5.0)
         folder = str(tmp_path_factory.mktemp("model"))
         model.save_pretrained(folder)
         load_tokenizer(encoder).save_pretrained(folder)
@@ -139,6 +142,26 @@ def test_the_pipeline_finds_the_same_entities(model_folder, exported):
     recognize.model.config.score_temperature = 1.0
     sharper = [entity["score"] for entities in recognize(TEXTS) for entity in entities]
     assert np.mean(sharper) > 0.05 + np.mean([entity["score"] for entities in by_torch for entity in entities])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_scorer_of_spans_goes_with_the_export(folder_of, wordpiece_encoder, tmp_path, int8):
+    source, folder = folder_of(wordpiece_encoder, candidate_paths=2), tmp_path / "onnx"
+    tolerance = 0.2 if int8 else None
+    report = export_onnx(source, folder, int8=int8, tolerance=tolerance, sample_texts=TEXTS)
+    assert report.entities > 20 and report.entity_agreement >= (0.8 if int8 else 1.0)
+    assert (folder / SCORER_FILE).stat().st_size < 100_000  # what the graph holds is not there again
+    answers = load_pipeline(str(folder))(TEXTS)
+    if not int8:
+        for given, wanted in zip(answers, load_pipeline(source)(TEXTS), strict=True):
+            assert [entity["score"] for entity in given] == pytest.approx([entity["score"] for entity in wanted], abs=1e-3)
+            assert [entity | {"score": 0} for entity in given] == [entity | {"score": 0} for entity in wanted]
+    # Saved again it is whole; without the file it is refused.
+    load_pipeline(str(folder)).save_pretrained(tmp_path / "again")
+    assert load_pipeline(str(tmp_path / "again"))(TEXTS) == answers
+    (folder / SCORER_FILE).unlink()
+    with pytest.raises(ModelError, match=rf"{SCORER_FILE}: is missing or damaged.*runne-coner export"):
+        load_pipeline(str(folder))
 
 
 def test_the_backend_is_chosen_by_what_the_folder_holds(model_folder, exported, tmp_path):

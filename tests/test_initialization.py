@@ -87,6 +87,21 @@ def test_heads_of_known_types_are_kept_by_name(wordpiece_encoder, tmp_path):
         torch.testing.assert_close(new[name], old[name])
 
 
+def test_the_scorer_of_spans_is_kept_with_the_types_it_knows(wordpiece_encoder, tmp_path):
+    saved = network(wordpiece_encoder, ["CITY", "EVENT", "PERSON"], candidate_paths=2)
+    model = network(wordpiece_encoder, ["LAW", "PERSON", "CITY"], candidate_paths=3)
+    for parameter in saved.span_scorer.parameters():
+        torch.nn.init.normal_(parameter)
+    fresh = model.span_scorer.output.weight[0].clone()
+    take_heads(model, saved)
+    new, old = model.span_scorer, saved.span_scorer
+    assert torch.equal(new.project.weight, old.project.weight) and torch.equal(new.widths.weight, old.widths.weight)
+    for of_new, of_old in zip(new.output.parameters(), old.output.parameters(), strict=True):
+        assert torch.equal(of_new[[1, 2]], of_old[[2, 0]])
+    assert torch.equal(new.output.weight[0], fresh)
+    take_heads(network(wordpiece_encoder, ["CITY"]), saved)  # a model without one takes none
+
+
 def test_words_of_labels():
     words = words_of_types(["WORK_OF_ART", "PERSON", "ОРГАН-ВЛАСТИ", "_"], {"PERSON": "человек"})
     assert words == ["work of art", "человек", "орган власти", "_"]

@@ -224,6 +224,26 @@ def test_an_encoder_in_half_precision_is_trained_in_full(bert_folder, tmp_path):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def test_a_scorer_of_spans_is_there_where_it_is_asked_for(bert_folder, batch, tmp_path):
+    plain, model = recognizer(bert_folder), recognizer(bert_folder, candidate_paths=2)
+    assert plain.span_scorer is None and plain(**batch).span_features is None
+    spans = torch.tensor([[0, 1, 3], [2, 4, 5]])
+    with torch.no_grad():
+        output = model(**batch, spans=spans)
+    torch.testing.assert_close(output.span_logits, model.span_scorer(output.span_features, spans))
+    assert output.span_logits.shape == (2, len(model.config.entity_types)) and model(**batch).span_logits is None
+    model.save_pretrained(tmp_path)
+    loaded = CoNERForTokenClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch, spans=spans).span_logits, output.span_logits)
+
+
+@pytest.mark.parametrize("paths", [-1, 1.5, True, None])
+def test_candidate_paths_are_a_whole_number(paths):
+    with pytest.raises(ValueError, match="candidate_paths"):
+        CoNERConfig(entity_types=TYPES, candidate_paths=paths)
+
+
 def test_dropout_before_the_heads_works_in_training_only(bert_folder, batch):
     model = recognizer(bert_folder, head_dropout=1.0)
     with torch.no_grad():

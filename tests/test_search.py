@@ -239,7 +239,7 @@ def test_the_network_of_a_trial_decodes_with_its_own_priors(make_stage2):
     certain[..., U] = 9.0
 
     def found(metrics):
-        return float(trainer.viterbi.decode(torch.tensor([[WHOLE]]), certain).item() == U)
+        return float(trainer.decoder.viterbi.decode(torch.tensor([[WHOLE]]), certain).item() == U)
 
     trainer.hyperparameter_search(
         hp_space=lambda trial: {"max_steps": trial.suggest_int("max_steps", 1, 2)},

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import json
 
 import numpy as np
@@ -22,9 +23,11 @@ from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
+from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
 from runne_coner.span_metrics import SpanMetricError
-from runne_coner.tagging import IGNORE_INDEX, SPECIAL
+from runne_coner.span_scorer import LONGEST
+from runne_coner.tagging import FIRST, IGNORE_INDEX, LAST, SPECIAL, WHOLE, spans_from_tags
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments, cpu_is_fast_in_bf16
 from runne_coner.windows import WindowSettings
@@ -332,7 +335,7 @@ def force_logits(trainer, logits_of):
         return compute_loss(model, inputs, **kwargs)
 
     def forward(input_ids, **kwargs):
-        return type("Output", (dict,), {"logits": logits_of(trainer.labels_at_hand)})()
+        return type("Output", (dict,), {"logits": logits_of(trainer.labels_at_hand), "span_features": None})()
 
     trainer.compute_loss = with_labels
     trainer.model.forward = forward
@@ -731,10 +734,80 @@ def test_the_divergence_of_two_passes_is_trained_on_and_logged(stage2):
     assert "eval_rdrop_loss" not in rdrop.evaluate()
 
 
+SCORER = {"candidate_paths": 3}
+
+
+def test_the_scorer_of_spans_is_trained_beside_the_heads(stage2):
+    settings = {"max_steps": 4, "gradient_accumulation_steps": 2, "dice_weight": 0.0, "ce_weight": 1.0}
+    trainer = stage2(network=SCORER, scorer_weight=2.0, **settings)
+    before = weights(trainer.model)
+    trainer.train()
+    assert [name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])] == []
+    scored = logged(trainer, "scorer_loss")
+    assert len(scored) == 4 and min(scored) > 0
+    assert logged(trainer, "loss") == pytest.approx(np.array(logged(trainer, "ce_loss")) + 2.0 * np.array(scored), abs=1e-3)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(metrics["eval_ce_loss"] + 2.0 * metrics["eval_scorer_loss"], abs=1e-3)
+    assert "eval_scorer_loss" not in stage2(**settings).evaluate()
+
+
+def test_the_loss_of_the_scorer_is_that_of_a_loop_over_spans(stage2):
+    trainer = stage2(network=SCORER, ce_weight=1.0)
+    batch = next(iter(trainer.get_eval_dataloader()))
+    trainer.model.eval()
+    with torch.no_grad():
+        loss, outputs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
+        plain = trainer.loss(outputs.logits, batch["labels"])["loss"]
+        total, tokens = 0.0, 0
+        for window, (cases, labels) in enumerate(zip(batch["subword_cases"], batch["labels"], strict=True)):
+            tokens += int((labels[:, 0] != IGNORE_INDEX).sum())
+            gold = {(first, end, head % len(TYPES)) for _, head, first, end in spans_from_tags(labels[None].numpy()).tolist()}
+            for first, end in itertools.combinations(range(len(cases) + 1), 2):
+                if cases[first] in (WHOLE, FIRST) and cases[end - 1] in (WHOLE, LAST) and end - first <= LONGEST:
+                    span = torch.tensor([[window, first, end]])
+                    for name, logit in enumerate(trainer.model.span_scorer(outputs.span_features, span)[0]):
+                        sign = 1.0 if (first, end, name) in gold else -1.0
+                        total -= torch.nn.functional.logsigmoid(sign * logit).item()
+    assert gold and loss.item() == pytest.approx(plain.item() + total / tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("option", ["scorer_weight", "scorer_learning_rate"])
+def test_options_of_the_scorer_reach_its_training(stage2, option):
+    one, other = (stage2(network=SCORER, max_steps=2, **more) for more in ({}, {option: 0.01}))
+    for trainer in (one, other):
+        trainer.train()
+    assert not torch.equal(one.model.span_scorer.output.weight, other.model.span_scorer.output.weight)
+    if option == "scorer_learning_rate":
+        rates = {id(value): group["initial_lr"] for group in other.optimizer.param_groups for value in group["params"]}
+        assert len({rates[id(value)] for value in other.model.span_scorer.parameters()}) == 1
+        assert rates[id(other.model.span_scorer.output.weight)] != rates[id(other.model.classifier.weight)]
+
+
+def test_the_scorer_reads_both_passes_of_rdrop(stage2):
+    trainer = stage2(network={**SCORER, "head_dropout": 0.5}, max_steps=2, rdrop_weight=1.0, ce_weight=1.0)
+    trainer.train()
+    parts = [np.array(logged(trainer, name)) for name in ("ce_loss", "scorer_loss", "rdrop_loss")]
+    assert logged(trainer, "loss") == pytest.approx(sum(parts), abs=1e-3)
+
+
+def test_evaluation_finds_what_the_pipeline_finds_with_a_scorer(stage2, corpus, tmp_path):
+    rates = {"learning_rate": 1e-3, "head_learning_rate": 1e-2, "scorer_learning_rate": 1e-2}
+    trainer = stage2(network={**SCORER, "level_order": "innermost"}, max_steps=80, **rates)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    metrics = trainer.evaluate()
+    answers = load_pipeline(str(tmp_path / "model"))(list(corpus["text"]))
+    found = {(d, e["start"], e["end"], e["entity_type"]) for d, entities in enumerate(answers) for e in entities}
+    gold = {(d, e["start"], e["end"], e["type"]) for d, row in enumerate(corpus) for e in row["entities"]}
+    assert len(found & gold) > 5
+    assert metrics["eval_micro_f1"] == pytest.approx(2 * len(found & gold) / (len(found) + len(gold)))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         *(("layer_decay", 0), ("layer_decay", 1.1), ("ema_decay", 1), ("rdrop_weight", -1)),
+        *(("scorer_weight", 0), ("scorer_weight", float("nan")), ("scorer_learning_rate", -1e-3)),
         *(("lookahead", -1), ("lookahead_alpha", 0), ("lookahead_alpha", 1.1), ("lookahead_alpha", float("nan"))),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from runne_coner.tagging import FIRST, IGNORE_INDEX, LAST, MIDDLE, SPECIAL, WHOLE, B, I, L, O, U, spans_from_tags
 from runne_coner.viterbi import (
     BilouViterbiProcessor,
+    BrokenLogitsError,
     allowed_transitions,
     count_transitions,
     counted_priors,
@@ -336,3 +337,61 @@ def test_no_spans_have_no_probabilities():
         torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, 4, 5), torch.zeros(0, 4, dtype=torch.long)
     )
     assert found.shape == (0,)
+
+
+def spans_of_best_paths(cases, logits, priors, paths):
+    """Spans `(first, end)` on the best of all 5^T paths, by brute force, and the lead of the last of them over the next."""
+    everything = ALL_PATHS[len(cases)]
+    scores = path_scores(everything, cases, logits, priors)
+    order = np.argsort(-scores)
+    kept = [index for index in order[:paths] if scores[index] > -np.inf]
+    lead = np.inf
+    if len(kept) == paths and len(order) > paths:
+        lead = scores[order[paths - 1]] - scores[order[paths]]
+    spans = spans_from_tags(everything[kept][:, :, None])
+    return {(first, end) for _, _, first, end in spans.tolist()}, lead
+
+
+@pytest.mark.parametrize("paths", [1, 2, 5, 40])
+@pytest.mark.parametrize("name", PRIORS)
+def test_candidates_are_the_spans_of_the_best_paths(name, paths):
+    generator = np.random.default_rng(11)
+    lengths, heads = [6, 5, 4, 3, 2, 1, 6, 6], 3
+    cases = np.full((len(lengths), 7), SPECIAL)
+    for window, length in enumerate(lengths):
+        cases[window, :length] = word_cases(generator, length)
+    logits = generator.normal(scale=2.0, size=(len(lengths), 7, heads, 5)).astype(np.float32)
+    logits[cases == SPECIAL] = np.nan  # whatever padding holds
+    found = BilouViterbiProcessor(PRIORS[name]).candidate_spans(torch.from_numpy(cases), torch.from_numpy(logits), paths)
+    found = set(map(tuple, found.tolist()))
+    compared = 0
+    for window, length in enumerate(lengths):
+        for head in range(heads):
+            expected, lead = spans_of_best_paths(cases[window, :length], logits[window, :length, head], PRIORS[name], paths)
+            if lead > 1e-4:
+                assert {span[2:] for span in found if span[:2] == (window, head)} == expected
+                compared += 1
+    assert compared > 15
+
+
+def test_one_path_proposes_what_is_decoded():
+    generator = np.random.default_rng(12)
+    cases = torch.from_numpy(np.stack([word_cases(generator, 20) for _ in range(30)]))
+    logits = torch.from_numpy(generator.normal(scale=3.0, size=(30, 20, 4, 5)).astype(np.float32))
+    processor = BilouViterbiProcessor()
+    decoded = spans_from_tags(processor.decode(cases, logits).numpy())
+    assert processor.candidate_spans(cases, logits, 1).tolist() == decoded.tolist()
+
+
+def test_sequences_that_are_surely_outside_propose_nothing():
+    cases = torch.tensor([[WHOLE, WHOLE, WHOLE]])
+    logits = torch.zeros(1, 3, 2, 5)
+    logits[:, :, 0, O] = 20.0
+    logits[:, :, 1, O] = 2.0
+    assert {head for _, head, _, _ in BilouViterbiProcessor().candidate_spans(cases, logits, 3).tolist()} == {1}
+    assert BilouViterbiProcessor().candidate_spans(cases[:0], logits[:0], 3).shape == (0, 4)
+
+
+def test_candidates_of_broken_logits_are_refused():
+    with pytest.raises(BrokenLogitsError, match="NaN"):
+        BilouViterbiProcessor().candidate_spans(torch.tensor([[WHOLE]]), torch.full((1, 1, 1, 5), torch.nan), 2)
