@@ -272,7 +272,8 @@ class CoNERForTokenClassification(CoNERPreTrainedModel):
         Returns:
             `logits` `(batch, tokens, heads, 5)`, heads ordered as `config.heads`, tags as `tagging.TAGS`; in evaluation mode
             those that are decoded, with `config.type_offsets` added (logit adjustment; Menon et al. 2021, eq. 9). With a
-            scorer also `span_features` `(batch, tokens, 3 x span_scorer.SIZE)`, and `span_logits` `(S, types)` where `spans` are given.
+            scorer also `span_features` `(batch, tokens, 3 x span_scorer.SIZE)`, and where `spans` are given their
+            `span_logits` `(S, types)`.
         """
         hidden = self._encode(input_ids, attention_mask, token_type_ids)
         logits = self.classifier(self.dropout(hidden)).unflatten(-1, (-1, NUM_TAGS))

@@ -18,7 +18,7 @@ from .tagging import FIRST, LAST, WHOLE, B, I, L, U
 LONGEST = 32
 """Sub-words of the widest span that the scorer is trained on; wider ones are scored as if they were so wide."""
 SIZE = 128
-"""Of the hidden layer: a step of training is to cost little more than the encoder's, and there are hundreds of spans a window."""
+"""Of the hidden layer: a step of training is to cost little more than the encoder's, and a window has hundreds of spans."""
 PRIOR = 6.0
 """What is taken off every logit, so that a new scorer takes any span for none: one in 400 is an entity of a type or fewer."""
 
