@@ -622,6 +622,8 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
         ("stage2", ["--candidate_paths", "-1"], "candidate_paths"),
         ("stage2", ["--scorer_weight", "0"], "scorer_weight"),
+        ("stage2", ["--scorer_weight", "2"], "scorer_weight 2.0 .* candidate_paths"),
+        ("stage2", ["--scorer_learning_rate", "1e-2"], "candidate_paths"),
         ("stage2", ["--scorer_learning_rate", "-1"], "scorer_learning_rate"),
         ("stage2", ["--max_length", "161"], "max_length 161"),
         ("stage1", ["--margin", "nan"], "margin must be a finite number, got nan"),
