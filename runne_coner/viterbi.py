@@ -119,7 +119,7 @@ class BilouViterbiProcessor(LogitsProcessor):
         # for most heads of most windows, and spares them the recursion.
         window, head = self._in_doubt(subword_cases, logits, self.outside_margin)
         if len(window):
-            tags[window, head] = self._best_paths(subword_cases[window], logits[window, :, head])
+            tags[window, head] = self._best_paths(subword_cases[window], logits[window, :, head], 1)[:, 0]
         return tags.transpose(1, 2)
 
     @staticmethod
@@ -148,16 +148,20 @@ class BilouViterbiProcessor(LogitsProcessor):
         if logits.numel() == 0:
             return torch.zeros((0, 4), dtype=torch.long, device=logits.device)
         window, head = self._in_doubt(subword_cases, logits, self.outside_margin + math.log(100.0))
-        found = self._paths_of(subword_cases[window], logits[window, :, head], paths)
+        found = self._best_paths(subword_cases[window], logits[window, :, head], paths)
         # (K, paths, tokens) to K windows of so many heads.
         spans = torch.from_numpy(spans_from_tags(found.transpose(1, 2).cpu().numpy())).to(logits.device)
         sequence = spans[:, 0]
         return torch.unique(torch.stack([window[sequence], head[sequence], spans[:, 2], spans[:, 3]], dim=1), dim=0)
 
-    def _paths_of(self, subword_cases: Tensor, logits: Tensor, paths: int) -> Tensor:
-        """The best paths of K sequences, from the best on: tags `(K, paths, tokens)`; O throughout where there are fewer."""
+    def _best_paths(self, subword_cases: Tensor, logits: Tensor, paths: int) -> Tensor:
+        """Viterbi over K sequences: cases `(K, tokens)` and logits `(K, tokens, 5)` to tags `(K, paths, tokens)`.
+
+        From the best path on; O throughout where there are fewer.
+        """
         emissions = self._log_emissions(subword_cases, logits)
         transitions = self.log_priors.to(device=logits.device, dtype=emissions.dtype)[subword_cases]
+        # What a step (K, 5 previous tags, 5 tags) adds, for all tokens at once: the loop below is all overhead of calls.
         first, *steps = transitions.add_(emissions[:, :, None]).unbind(dim=1)
         # Score of the best paths that end in each tag, (K, 5 tags, paths), and where they come from: tag * paths + rank.
         score = first.new_full((len(first), NUM_TAGS, paths), -torch.inf)
@@ -165,7 +169,8 @@ class BilouViterbiProcessor(LogitsProcessor):
         origins = []
         for step in steps:
             extended = (score[:, None] + step.transpose(1, 2)[..., None]).flatten(2)
-            score, origin = extended.topk(paths, dim=2)
+            # The same for one path, in two thirds of the time.
+            score, origin = extended.max(dim=2, keepdim=True) if paths == 1 else extended.topk(paths, dim=2)
             origins.append(origin)
         score[:, [B, I]] = -torch.inf
         total, place = score.flatten(1).topk(paths, dim=1)
@@ -174,25 +179,6 @@ class BilouViterbiProcessor(LogitsProcessor):
             place = origin.flatten(1).gather(1, place)
             tags.append(place // paths)
         return torch.stack(tags[::-1], dim=2).masked_fill((total == -torch.inf)[:, :, None], O)
-
-    def _best_paths(self, subword_cases: Tensor, logits: Tensor) -> Tensor:
-        """Viterbi over K sequences: cases `(K, tokens)` and logits `(K, tokens, 5)` to tags `(K, tokens)`."""
-        emissions = self._log_emissions(subword_cases, logits)
-        transitions = self.log_priors.to(device=logits.device, dtype=emissions.dtype)[subword_cases]
-        # What a step (K, 5 previous tags, 5 tags) adds, for all tokens at once: the loop below is all overhead of calls.
-        first, *steps = transitions.add_(emissions[:, :, None]).unbind(dim=1)
-        score = first[:, O]
-        origins = []
-        for step in steps:
-            score, origin = (score[:, :, None] + step).max(dim=1)
-            origins.append(origin)
-        score[:, [B, I]] = -torch.inf
-        tag = score.argmax(dim=-1, keepdim=True)
-        path = [tag]
-        for origin in reversed(origins):
-            tag = origin.gather(1, tag)
-            path.append(tag)
-        return torch.cat(path[::-1], dim=1)
 
     @torch.no_grad()
     def span_log_probabilities(self, subword_cases: Tensor, logits: Tensor, spans: Tensor, temperature: float = 1.0) -> Tensor:
