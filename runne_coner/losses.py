@@ -384,14 +384,17 @@ def rdrop_divergence(logits: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * divergence / real.sum().clamp(min=1)
 
 
-def span_loss(logits: Tensor, targets: Tensor, tokens: int) -> Tensor:
+def span_loss(logits: Tensor, targets: Tensor, tokens: int, weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of the span scorer, summed over spans and types, for each real token of the batch, as eq. 6 is.
 
     Args:
         logits: `(S, types)`. targets: bool, same shape. tokens: real tokens of the batch.
+        weights: `(S,)` what each span counts for; None for 1 each.
     Returns:
         A scalar; 0 with a gradient of zeros where there are no spans.
     """
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
+        loss = F.binary_cross_entropy_with_logits(
+            logits.float(), targets.float(), None if weights is None else weights[:, None], reduction="sum"
+        )
     return loss / max(tokens, 1)

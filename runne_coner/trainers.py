@@ -33,7 +33,7 @@ from .optimization import (
     with_lookahead,
 )
 from .sampling import repeat_rare_windows
-from .span_scorer import span_targets, word_spans
+from .span_scorer import drawn_spans, span_targets, word_spans
 from .tagging import IGNORE_INDEX
 from .training_args import RADAM, NestedNerTrainingArguments
 from .viterbi import BrokenLogitsError
@@ -359,12 +359,13 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         labels, cases = inputs.pop("labels"), inputs.pop("subword_cases")
         config = self.model.config
         if config.candidate_paths:
-            inputs["spans"] = word_spans(cases)
+            inputs["spans"], weights = drawn_spans(cases, labels) if model.training else (word_spans(cases), None)
         outputs = model(**inputs)
         parts = self.loss(outputs.logits, labels)
         if config.candidate_paths:
             targets = span_targets(inputs["spans"], labels, len(config.entity_types))
-            scored = span_loss(outputs.span_logits, targets, int((labels != IGNORE_INDEX).any(dim=-1).sum()))
+            real = int((labels != IGNORE_INDEX).any(dim=-1).sum())
+            scored = span_loss(outputs.span_logits, targets, real, weights)
             parts |= {"loss": parts["loss"] + self.args.scorer_weight * scored, "scorer_loss": scored}
         if twice:
             divergence = rdrop_divergence(outputs.logits, labels)

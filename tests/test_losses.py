@@ -18,6 +18,7 @@ from runne_coner.losses import (
     dbl_pair_loss,
     pairwise_distance,
     rdrop_divergence,
+    span_loss,
 )
 from runne_coner.tagging import IGNORE_INDEX, B, I, L, O, U, tag_log_frequencies
 
@@ -561,3 +562,26 @@ def test_rdrop_is_the_symmetric_divergence_of_torch():
     nothing = rdrop_divergence(logits.requires_grad_(), torch.full((4, 3, 2), IGNORE_INDEX))
     nothing.backward()
     assert nothing.item() == 0.0
+
+
+# -- The scorer of spans --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 0.5]])
+def test_span_loss_is_the_weighted_sum_over_spans_for_each_token(weights):
+    logits = torch.tensor([[2.0, -1.0], [0.5, 0.0], [-3.0, 1.0]], dtype=torch.float64)
+    targets = torch.tensor([[True, False], [False, False], [True, True]])
+    expected = 0.0
+    for span, weight in enumerate(weights or [1.0] * 3):
+        for logit, target in zip(logits[span].tolist(), targets[span].tolist(), strict=True):
+            probability = 1.0 / (1.0 + math.exp(-logit))
+            expected -= weight * math.log(probability if target else 1.0 - probability)
+    given = None if weights is None else torch.tensor(weights)
+    assert span_loss(logits, targets, 7, given).item() == pytest.approx(expected / 7, rel=1e-6)
+
+
+def test_span_loss_of_no_spans_has_a_gradient_of_zeros():
+    logits = torch.zeros(0, 2, requires_grad=True)
+    loss = span_loss(logits, torch.zeros(0, 2, dtype=torch.bool), 0, torch.zeros(0))
+    loss.backward()
+    assert loss.item() == 0.0 and logits.grad.shape == (0, 2)

@@ -2,7 +2,7 @@
 
 import torch
 
-from runne_coner.span_scorer import LONGEST, PRIOR, SIZE, SpanScorer, span_targets, word_spans
+from runne_coner.span_scorer import DRAWN, LONGEST, PRIOR, SIZE, SpanScorer, drawn_spans, span_targets, word_spans
 from runne_coner.tagging import FIRST, IGNORE_INDEX, LAST, MIDDLE, SPECIAL, WHOLE, bilou_labels
 
 
@@ -46,6 +46,29 @@ def test_neighbouring_entities_of_a_head_are_two_spans_and_not_one():
     labels = torch.tensor(bilou_labels([(0, 0, 2), (0, 2, 4)], 4, 1).tolist())[None]
     spans = word_spans(torch.full((1, 4), WHOLE))
     assert spans[span_targets(spans, labels, 1)[:, 0]].tolist() == [[0, 0, 2], [0, 2, 4]]
+
+
+def test_training_sees_all_spans_between_entities_and_some_of_the_others():
+    torch.manual_seed(0)
+    # Entities 0-2 and 4-5 under two heads: spans from their first to their last tokens are (0, 2), (4, 5) and (0, 5).
+    labels = torch.tensor(bilou_labels([(0, 0, 2), (1, 4, 5)], 8, 2).tolist())[None]
+    cases = torch.full((1, 8), WHOLE)
+    everything, draws = word_spans(cases).tolist(), 3000
+    seen = dict.fromkeys(map(tuple, everything), 0.0)
+    for _ in range(draws):
+        spans, weights = drawn_spans(cases, labels)
+        assert len(spans) < len(everything)
+        for span, weight in zip(spans.tolist(), weights.tolist(), strict=True):
+            seen[tuple(span)] += weight
+    near = {(0, 0, 2), (0, 4, 5), (0, 0, 5)}
+    assert {seen.pop(span) for span in near} == {draws}
+    # In the mean over draws the others count as much; 5 deviations of the mean of a draw.
+    assert all(abs(total / draws - 1.0) < 5 * ((1 / DRAWN - 1) / draws) ** 0.5 for total in seen.values())
+
+
+def test_nothing_is_drawn_from_a_window_without_words():
+    spans, weights = drawn_spans(torch.full((1, 3), SPECIAL), torch.full((1, 3, 2), IGNORE_INDEX))
+    assert spans.shape == (0, 3) and weights.shape == (0,)
 
 
 def test_logits_are_those_of_a_loop_over_spans():

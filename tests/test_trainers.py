@@ -26,7 +26,7 @@ from runne_coner.pairs import entity_pair_view
 from runne_coner.pipeline import load_pipeline
 from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
 from runne_coner.span_metrics import SpanMetricError
-from runne_coner.span_scorer import LONGEST
+from runne_coner.span_scorer import LONGEST, word_spans
 from runne_coner.tagging import FIRST, IGNORE_INDEX, LAST, SPECIAL, WHOLE, spans_from_tags
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments, cpu_is_fast_in_bf16
@@ -769,6 +769,17 @@ def test_the_loss_of_the_scorer_is_that_of_a_loop_over_spans(stage2):
                         sign = 1.0 if (first, end, name) in gold else -1.0
                         total -= torch.nn.functional.logsigmoid(sign * logit).item()
     assert gold and loss.item() == pytest.approx(plain.item() + total / tokens, rel=1e-4)
+
+
+def test_the_scorer_is_trained_on_a_draw_of_the_spans_and_evaluated_on_all(stage2):
+    trainer = stage2(network=SCORER)
+    batch = next(iter(trainer.get_eval_dataloader()))
+    sizes = []
+    for training in (True, False):
+        trainer.model.train(training)
+        _, outputs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
+        sizes.append(len(outputs.span_logits))
+    assert 0 < sizes[0] < sizes[1] == len(word_spans(batch["subword_cases"]))
 
 
 @pytest.mark.parametrize("option", ["scorer_weight", "scorer_learning_rate"])
