@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's own choice")
     parser.add_argument("--dice_weight", type=float, default=0.0)
-    parser.add_argument("--candidate_paths", type=int, default=0, help="above 0 = with the scorer of spans")
+    parser.add_argument("--candidate_paths", type=int, default=2, help="0 = without the scorer of spans")
     parser.add_argument("--cpu_time", action="store_true", help="processor time instead of time")
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()

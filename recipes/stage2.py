@@ -67,7 +67,7 @@ class Stage2Arguments(EncoderArguments):
     )
     head_dropout: float = field(default=0.3, metadata={"help": "Dropout before the heads."})
     candidate_paths: int = field(
-        default=0,
+        default=2,
         metadata={
             "help": "Paths of each head whose spans are candidates, on which a scorer of whole spans decides; 0 = no scorer:"
             " the spans of the best paths are the result."

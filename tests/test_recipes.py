@@ -313,7 +313,7 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
     # What changes the training windows, a step or the weights must do the same in every process.
     argv += ["--rare_type_share", 4, "--swap_share", 4, "--swap_agreement", "pymorphy3"]
-    argv += ["--ema_decay", 0.5, "--candidate_paths", 2, "--scorer_learning_rate", 1e-2]
+    argv += ["--ema_decay", 0.5, "--scorer_learning_rate", 1e-2]
     done = run("stage2.py", *argv, processes=2)
     assert done.stdout.count("stage 2 left its model") == 1
     made = re.findall(r"swap_share: (\d+) copies", done.stdout)
@@ -513,7 +513,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path, wordpiece_
     for name, known, now in (
         ("levels", 2, 3),
         ("level_order", "innermost", "outermost"),
-        ("candidate_paths", 0, 2),
+        ("candidate_paths", 2, 0),
         ("layer_decay", 1.0, 0.5),
     ):
         with pytest.raises(INPUT_ERRORS, match=f"checkpoint-2 was written with {name} {known}, not {now}: resume with"):
@@ -622,8 +622,8 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--head_dropout", "1"], "head_dropout"),
         ("stage2", ["--candidate_paths", "-1"], "candidate_paths"),
         ("stage2", ["--scorer_weight", "0"], "scorer_weight"),
-        ("stage2", ["--scorer_weight", "2"], "scorer_weight 2.0 .* candidate_paths"),
-        ("stage2", ["--scorer_learning_rate", "1e-2"], "candidate_paths"),
+        ("stage2", ["--candidate_paths", "0", "--scorer_weight", "2"], "scorer_weight 2.0 .* candidate_paths"),
+        ("stage2", ["--candidate_paths", "0", "--scorer_learning_rate", "1e-2"], "candidate_paths"),
         ("stage2", ["--scorer_learning_rate", "-1"], "scorer_learning_rate"),
         ("stage2", ["--max_length", "161"], "max_length 161"),
         ("stage1", ["--margin", "nan"], "margin must be a finite number, got nan"),
