@@ -313,7 +313,7 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     argv += ["--few_shot_types", "DISEASE", "--levels", 3, "--head_dropout", 0, "--max_steps", 60, "--learning_rate", 1e-2]
     # What changes the training windows, a step or the weights must do the same in every process.
     argv += ["--rare_type_share", 4, "--swap_share", 4, "--swap_agreement", "pymorphy3"]
-    argv += ["--ema_decay", 0.5, "--scorer_learning_rate", 1e-2]
+    argv += ["--ema_decay", 0.5]
     done = run("stage2.py", *argv, processes=2)
     assert done.stdout.count("stage 2 left its model") == 1
     made = re.findall(r"swap_share: (\d+) copies", done.stdout)
