@@ -169,7 +169,7 @@ class BilouViterbiProcessor(LogitsProcessor):
         origins = []
         for step in steps:
             extended = (score[:, None] + step.transpose(1, 2)[..., None]).flatten(2)
-            # The same for one path, in two thirds of the time.
+            # The same for one path, in three quarters of the time.
             score, origin = extended.max(dim=2, keepdim=True) if paths == 1 else extended.topk(paths, dim=2)
             origins.append(origin)
         score[:, [B, I]] = -torch.inf
