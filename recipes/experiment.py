@@ -45,8 +45,8 @@ from grid import (
     config_path,
     make_grid,
     shown_name,
+    stage_parts,
     stage_yaml,
-    training_arguments,
 )
 from tqdm import tqdm
 
@@ -178,7 +178,7 @@ def _stage_results(folder: Path, resumed: bool) -> dict:
 
 def _predict(cell: Cell, data: DataArguments) -> None:
     """Leave predictions, references and scores; metrics.json, written last, marks the cell as finished."""
-    training = training_arguments("stage2", cell.stages["stage2"])
+    training = stage_parts("stage2", cell.stages["stage2"])[2]
     training.use_cpu_threads()
     references = [from_row(row) for row in load_corpus(data, cell.seed).evaluation]
     recognizer = load_pipeline(str(cell.folder / "stage2"))
@@ -270,7 +270,7 @@ def make_report(cells: list[Cell], settings: ExperimentArguments, data: DataArgu
     if first is None:
         print("no cell is finished, so there is no report yet")
         return
-    training = training_arguments("stage2", cells[0].stages["stage2"])
+    training = stage_parts("stage2", cells[0].stages["stage2"])[2]
     training.use_cpu_threads()
     documents = [from_row(row) for row in load_corpus(data, first.seed).train]
     spaces = SpaceSettings(

@@ -12,7 +12,7 @@ import stage1
 import stage2
 import yaml
 
-from runne_coner.arguments import CardArguments, DataArguments, UsageError, parse_settings
+from runne_coner.arguments import CardArguments, DataArguments, UsageError, check_idle_settings, parse_settings
 from runne_coner.files import write_text
 from runne_coner.significance import RESAMPLES
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
@@ -215,7 +215,7 @@ def _long(bases: dict[str, dict], settings: ExperimentArguments) -> dict:
     """Length of stage 2 in `standard-long`: its own plus that of stage 1, in epochs or, where they are set, in steps."""
     if settings.long_epochs is not None:
         return {"num_train_epochs": settings.long_epochs, "max_steps": -1}
-    first, second = (training_arguments(stage, bases[stage] | {"output_dir": settings.output_dir}) for stage in STAGES)
+    first, second = (stage_parts(stage, bases[stage] | {"output_dir": settings.output_dir})[2] for stage in STAGES)
     if first.pair_mode == "sampled":
         raise UsageError(
             "with pair_mode sampled an epoch of stage 1 is no pass over the texts: say long_epochs for standard-long"
@@ -228,13 +228,13 @@ def _long(bases: dict[str, dict], settings: ExperimentArguments) -> dict:
     return {"num_train_epochs": second.num_train_epochs + first.num_train_epochs}
 
 
-def training_arguments(stage: str, content: dict):
-    """The training arguments that a stage will make of its settings."""
+def stage_parts(stage: str, content: dict) -> list:
+    """What a stage will make of its settings: data, network, training, card."""
     folder = Path(content["output_dir"])
     path = folder / f".{stage}.check.yaml"
     try:
         write_text(path, stage_yaml(content))
-        return parse_settings(["--config", str(path)], STAGES[stage], path, "")[2]
+        return parse_settings(["--config", str(path)], STAGES[stage], path, "")
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another --output_dir") from error
     finally:
@@ -252,7 +252,7 @@ def check_grid(cells: list[Cell]) -> None:
         UsageError
     """
     for stage, content in {stage: cell.stages[stage] for cell in cells for stage in cell.stages}.items():
-        training_arguments(stage, content)
+        check_idle_settings(stage_parts(stage, content))
     begun = []
     for cell in cells:
         for stage, content in cell.stages.items():

@@ -25,9 +25,10 @@ import yaml
 from grid import STAGES, config_path, dictionary_setting, stage_yaml
 from transformers import Trainer, set_seed
 
-from runne_coner.arguments import UsageError, parse_settings
+from runne_coner.arguments import UsageError, check_idle_settings, parse_settings
 from runne_coner.cli import exit_on_input_error
 from runne_coner.files import write_text
+from runne_coner.idle_settings import idle_settings
 from runne_coner.search_space import Space, draw, parse_space, split
 
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "search.yaml"
@@ -115,7 +116,7 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
     path = Path(settings.stage_config) if settings.stage_config else config.with_name(f"{settings.stage}.yaml")
     classes = STAGES[settings.stage]
     parts = parse_settings(["--config", str(path), *rest], classes, path, "")
-    given = {item.name: getattr(part, item.name) for part in parts for item in fields(part)}
+    given = _values(parts)
     named = {arg.lstrip("-").partition("=")[0] for arg in rest if arg.startswith("--")}
     named = {name if name in given else name.removeprefix("no_") for name in named}
     # As they are written in YAML: the values of enumerations.
@@ -135,11 +136,17 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
         raise UsageError("the search runs in one process: start it as python recipes/search.py, without a launcher")
     if training.resume_from_checkpoint is not None:
         raise UsageError("resume_from_checkpoint: a search goes on by itself in its output_dir; leave it out")
+    check_idle_settings([network, training], settings.space)
     if settings.stage == "stage1":
         network.check_against(training)
         if training.pair_mode == "sampled" and "positive_weight" in settings.space:
             raise UsageError("space: in pair_mode sampled positive_weight decides which pairs are drawn, once; leave it out")
     return StageSettings(best, trial, parts)
+
+
+def _values(parts: list) -> dict[str, Any]:
+    """Settings of a stage by name."""
+    return {item.name: getattr(part, item.name) for part in parts for item in fields(part)}
 
 
 # -- Trials -------------------------------------------------------------------------------------------------------------
@@ -282,6 +289,13 @@ def finished(study) -> list:
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
 
 
+def result_settings(stage: StageSettings, drawn: Mapping[str, Any]) -> dict:
+    """The stage's settings with the values that a trial drew; without those that others make idle, which it would refuse."""
+    content = stage.best | drawn
+    idle = idle_settings(_values(stage.parts) | content)
+    return {name: value for name, value in content.items() if name not in idle}
+
+
 def write_results(study, settings: SearchArguments, stage: StageSettings) -> None:
     """Write search.json and, once a trial is complete, best.yaml; print the best values and the next command."""
     folder = Path(settings.output_dir)
@@ -307,7 +321,7 @@ def write_results(study, settings: SearchArguments, stage: StageSettings) -> Non
         return
     head = f"# {settings.stage} with the best values of {len(complete)} complete trials: trial {best['trial']}.\n"
     path = folder / "best.yaml"
-    write_text(path, head + stage_yaml(stage.best | best["settings"]))
+    write_text(path, head + stage_yaml(result_settings(stage, best["settings"])))
     parse_settings(["--config", str(path)], STAGES[settings.stage], path, "")
     print(f"best of {len(complete)} complete trials: {best['value']:.4f} with {json.dumps(best['settings'])}")
     if len(finished(study)) < settings.trials:

@@ -22,6 +22,7 @@ from runne_coner.arguments import (
     DataArguments,
     EncoderArguments,
     UsageError,
+    check_idle_settings,
     checkpoint_to_resume,
     load_corpora,
     parse_settings,
@@ -172,6 +173,7 @@ def main(argv: list[str]) -> None:
         argv, [DataArguments, Stage1Arguments, ContrastiveTrainingArguments, CardArguments], DEFAULT_CONFIG, __doc__
     )
     network.check_against(training)
+    check_idle_settings([network, training])
     set_seed(training.seed)
     training.use_cpu_threads()
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, training.output_dir)

@@ -25,6 +25,7 @@ from runne_coner.arguments import (
     EncoderArguments,
     UsageError,
     check_best_metric,
+    check_idle_settings,
     checkpoint_to_resume,
     load_corpus,
     parse_settings,
@@ -280,19 +281,11 @@ def make_trainer(views: Views, training: NestedNerTrainingArguments, *, model=No
     )
 
 
-def check_scorer_options(network: Stage2Arguments, training: NestedNerTrainingArguments) -> None:
-    """UsageError where an option of the scorer is given and there is none."""
-    for name in ("scorer_weight", "scorer_learning_rate"):
-        value = getattr(training, name)
-        if not network.candidate_paths and value != getattr(NestedNerTrainingArguments, name):
-            raise UsageError(f"{name} {value} is for the scorer of spans; give candidate_paths as well, or leave it out")
-
-
 def main(argv: list[str]) -> None:
     data, network, training, card = parse_settings(
         argv, [DataArguments, Stage2Arguments, NestedNerTrainingArguments, CardArguments], DEFAULT_CONFIG, __doc__
     )
-    check_scorer_options(network, training)
+    check_idle_settings([network, training])
     set_seed(training.seed)
     training.use_cpu_threads()
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, training.output_dir)

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 from transformers.trainer_utils import get_last_checkpoint
 
 from .corpora import Part, merge_corpora, read_type_mapping
+from .idle_settings import idle_settings
 from .nerel import FEW_SHOT_TYPES, load_documents, load_entity_types
 from .windows import WindowSettings
 
@@ -244,6 +245,26 @@ def check_best_metric(name: str | None, known: Iterable[str]) -> None:
     names = list(known)
     if name is not None and name.removeprefix("eval_") not in names:
         raise UsageError(f"metric_for_best_model {name} is none of the metrics of this stage: {', '.join(names)}")
+
+
+def check_idle_settings(owners: Sequence[Any], searched: Collection[str] = ()) -> None:
+    """Refuse settings that were given, and change nothing.
+
+    Args:
+        owners: instances of the dataclasses of a stage; what differs from its default was given.
+        searched: settings that a search chooses, so that they have other values than the owners' as well.
+    Raises:
+        UsageError: it names the setting, and the one that it needs.
+    """
+    declared = {item.name: item for owner in owners for item in fields(owner)}
+    settings = {item.name: getattr(owner, item.name) for owner in owners for item in fields(owner)}
+    for name, partner in idle_settings(settings).items():
+        if partner in searched or (name not in searched and settings[name] == declared[name].default):
+            continue
+        given = f"space: {name}" if name in searched else f"{name} {settings[name]}"
+        raise UsageError(
+            f"{given} changes nothing with {partner} {settings[partner]}; give {partner} as well, or leave {name} out"
+        )
 
 
 def parse_settings(

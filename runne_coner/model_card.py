@@ -20,6 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import TrainingArguments
 
 from .files import write_text
+from .idle_settings import idle_settings
 
 FACTS_NAME = "training_facts.json"
 FEW_MENTIONS = 50
@@ -43,7 +44,7 @@ _HYPERPARAMETERS = (
     " margin positive_weight overlap_weight same_surface_weight mining mining_margin"
     " ce_weight dice_weight dice_smoothing dice_reduction ce_form focal_gamma logit_adjustment"
     " rare_type_share swap_share swap_probability swap_agreement layer_decay ema_decay lookahead lookahead_alpha"
-    " rdrop_weight load_best_model_at_end metric_for_best_model train_sampling_strategy"
+    " rdrop_weight scorer_weight scorer_learning_rate load_best_model_at_end metric_for_best_model train_sampling_strategy"
 ).split()
 _OF_THE_MACHINE = (
     "output_dir logging_dir run_name project trackio local_rank deepspeed fsdp_config resume_from_checkpoint report_to"
@@ -105,17 +106,7 @@ def stage_facts(
     settings |= {key: getattr(data, key) for key in ("max_length", "max_sentences", "stride")}
     settings |= {key: _plain(getattr(training, key)) for key in _HYPERPARAMETERS if hasattr(training, key)}
     # What another setting makes void is left out.
-    void = {"num_train_epochs" if training.max_steps > 0 else "max_steps"}
-    if settings.get("pair_mode") == "in_batch":
-        void.add("num_pairs")
-    if settings.get("mining") == "none":
-        void.add("mining_margin")
-    if settings.get("ce_form") == "plain":
-        void.add("focal_gamma")
-    if not settings.get("swap_share"):
-        void |= {"swap_probability", "swap_agreement"}
-    if not settings.get("lookahead"):
-        void.add("lookahead_alpha")
+    void = {"num_train_epochs" if training.max_steps > 0 else "max_steps", *idle_settings(settings)}
     # A mapping of types, and the names of local corpora, mean something to their owner only.
     settings.pop("type_mapping", None)
     if extra := settings.pop("extra_datasets", None):

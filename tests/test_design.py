@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "windows": set(),
     "sampling": {"tagging"},
     "search_space": set(),
+    "idle_settings": set(),
     "optimization": {"files", "configuration"},
     "preprocessing": {"documents", "tagging", "windows", "outside"},
     "morphology": set(),
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "initialization": {"collators", "documents", "modeling", "tagging"},
     "onnx_model": {"configuration", "span_scorer"},
     "metrics": {"documents", "tagging"},
-    "model_card": {"metrics", "configuration", "tagging", "files"},
+    "model_card": {"metrics", "configuration", "tagging", "files", "idle_settings"},
     "hub": {"model_card", "files"},
     "span_metrics": {"silhouette", "files"},
     "trainers": {

@@ -138,7 +138,12 @@ def test_grids_that_cannot_be_meant(make, argv, message):
 
 def test_a_stages_settings_are_checked_before_anything_runs(make, recipes, config):
     _, grid = recipes
-    for setting, message in (('{"lerning_rate": 1}', "did you mean learning_rate"), ('{"levels": 0}', "levels must be")):
+    wrong = {
+        '{"lerning_rate": 1}': "did you mean learning_rate",
+        '{"levels": 0}': "levels must be",
+        '{"focal_gamma": 1.0}': "focal_gamma 1.0 changes nothing with ce_form plain",
+    }
+    for setting, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             grid.check_grid(make("--stage2", setting, "--schemes", "coner")[2])
     stage = config.with_name("stage1.yaml")

@@ -42,13 +42,14 @@ METRICS = {
 class Network(EncoderArguments):
     levels: int = 2
     head_dropout: float = 0.3
+    candidate_paths: int = 0
 
 
 @pytest.fixture
 def facts(tmp_path):
     """Facts of both stages on a corpus with the given name, dataset and metrics."""
 
-    def both(card=None, dataset="sample", encoder="e5-small-ru", metrics=METRICS, lost=None):
+    def both(card=None, dataset="sample", encoder="e5-small-ru", metrics=METRICS, lost=None, paths=0):
         card, lost = card or CardArguments(), lost or {}
         train, evaluation = make_documents(copies=12), make_documents()
         corpus = Corpus(train, evaluation, [*TYPES, "UNSEEN"], ["DISEASE"])
@@ -60,7 +61,15 @@ def facts(tmp_path):
                 corpus, data, Network(encoder), first, card, lost={}, windows=50, seconds=61, metrics={"eval_pair_auc": 0.9}
             ),
             "stage2": stage_facts(
-                corpus, data, Network(encoder), second, card, lost=lost, windows=60, seconds=3700.4, metrics=metrics
+                corpus,
+                data,
+                Network(encoder, candidate_paths=paths),
+                second,
+                card,
+                lost=lost,
+                windows=60,
+                seconds=3700.4,
+                metrics=metrics,
             ),
         }
 
@@ -234,8 +243,14 @@ def test_both_stages_tell_their_hyperparameters_time_and_hardware(facts):
     assert "| `head_learning_rate` | 0.004 |" in second and "1 h 1 min" in second and "| `levels` | 2 |" in second
     assert "60 documents, 60 windows" in second and "60 documents, 50 windows" in first
     assert hardware() in first and hardware() in second
-    # What does not apply is not mentioned: training went by epochs.
-    assert "max_steps" not in training and "num_pairs" not in training
+    # What does not apply is not mentioned: training went by epochs, and there is no dice term and no scorer.
+    for name in ("max_steps", "num_pairs", "mining_margin", "dice_smoothing", "scorer_weight", "scorer_learning_rate"):
+        assert f"`{name}`" not in training, name
+
+
+def test_the_scorers_settings_are_told_where_there_is_one(facts):
+    second = section(make_card(facts(paths=2), config=CONFIG), "Training").split("### Stage 2")[1]
+    assert "| `scorer_weight` | 1.0 |" in second and "| `scorer_learning_rate` | 0.001 |" in second
 
 
 def test_usage_with_and_without_the_package():

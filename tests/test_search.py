@@ -377,6 +377,25 @@ def test_a_stopped_search_goes_on_to_its_number_of_trials(search, folder, monkey
     assert (folder / "stage2" / "config.json").is_file()
 
 
+def test_the_result_is_without_what_its_values_make_idle(search, folder):
+    """Be it drawn by the trial or given to all."""
+    space = {"ce_form": {"choices": ["plain", "focal"]}, "dice_weight": {"low": 0.0, "high": 1.0}}
+    options = ["--focal_gamma", "1.5", "--dice_reduction", "batch"]
+    run(search, folder, "--trials", 1, "--space", json.dumps(space), *options)
+    argv = ["--config", str(folder / "search.yaml"), "--space", json.dumps(space)]
+    (settings, _) = parse_settings(argv, [search.SearchArguments], folder / "search.yaml", "", others=True)
+    stage = search.stage_settings(settings, folder / "search.yaml", options)
+    names = {"focal_gamma", "dice_reduction", "ce_form", "dice_weight"}
+    for drawn, kept in (
+        ({"ce_form": "plain", "dice_weight": 0.0}, {"ce_form", "dice_weight"}),
+        ({"ce_form": "focal", "dice_weight": 0.0}, {"ce_form", "dice_weight", "focal_gamma"}),
+        ({"ce_form": "plain", "dice_weight": 0.5}, {"ce_form", "dice_weight", "dice_reduction"}),
+    ):
+        assert names & search.result_settings(stage, drawn).keys() == kept
+    # The stage takes the result of the search itself.
+    search.stage2.main(["--config", str(folder / "search" / "best.yaml"), "--max_steps", "1"])
+
+
 def stopping(make_trainer):
     def make(*args, **kwargs):
         trainer = make_trainer(*args, **kwargs)
@@ -458,6 +477,8 @@ def test_the_time_is_up(search, folder, capsys):
         (["--space", '{"levels": {"low": 1, "high": 2}}'], "space: levels is fixed"),
         (["--trial_settings", '{"levles": 2}'], "unknown key 'levles'; did you mean levels"),
         (["--levles", "2"], "unknown option --levles; did you mean levels"),
+        (["--space", '{"focal_gamma": {"low": 1, "high": 2}}'], "space: focal_gamma changes nothing with ce_form plain"),
+        (["--focal_gamma", "1"], "focal_gamma 1.0 changes nothing with ce_form plain"),
         (["--metric", "macro_f2"], "metric macro_f2: stage2 measures .*macro_f1"),
         (["--metric", "macro_f1", "loss"], "loss should fall and the others grow"),
         (["--learning_rate", "1e-3"], "learning_rate: searched"),
