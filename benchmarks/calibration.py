@@ -4,16 +4,17 @@
 
 Entities are put into bins by their score; a bin's precision is the share of its entities that the gold has (start, end, type).
 ECE = sum over bins of (entities in the bin / all) * |mean score - precision| (Guo et al. 2017).
-The scores are those of the model's own `score_temperature`, and of temperature 1. `--cross_fit` adds what a temperature fitted
-on such documents gives: one half of the documents is scored under the temperature of the other half, and the other way round,
-so that no document is scored under a temperature that has seen it.
+The scores are those of the model's own `score_temperature` and `score_bias`, and of temperature 1 and bias 0. `--cross_fit`
+adds what both give when fitted on such documents: one half of the documents is scored under what was fitted on the other half,
+and the other way round, so that no document is scored under numbers that have seen it.
 """
 
 import argparse
 
 import numpy as np
+from scipy.special import expit
 
-from runne_coner.calibration import calibration_error, cross_fitted_scores, fit_temperature, predicted_spans, reliability
+from runne_coner.calibration import calibration_error, cross_fitted_scores, fit_scores, predicted_spans, reliability
 from runne_coner.documents import read_documents
 from runne_coner.pipeline import load_pipeline
 
@@ -30,17 +31,18 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--documents", required=True)
     parser.add_argument("--bins", type=int, default=10)
-    parser.add_argument("--cross_fit", action="store_true", help="fit the temperature on halves of the documents")
+    parser.add_argument("--cross_fit", action="store_true", help="fit temperature and bias on halves of the documents")
     arguments = parser.parse_args()
     recognizer = load_pipeline(arguments.model)
     spans = predicted_spans(recognizer, read_documents(arguments.documents))
-    temperatures = sorted({1.0, recognizer.model.config.score_temperature})
-    for temperature in temperatures:
-        scores = np.exp(spans.log_probabilities(temperature))
-        print_table(f"temperature {temperature:.3f}", scores, spans.right, arguments.bins)
+    config = recognizer.model.config
+    for temperature, bias in sorted({(1.0, 0.0), (config.score_temperature, config.score_bias)}):
+        scores = expit(spans.log_odds(temperature) + bias)
+        print_table(f"temperature {temperature:.3f}, bias {bias:.3f}", scores, spans.right, arguments.bins)
     if arguments.cross_fit:
-        print_table("cross-fitted temperature", cross_fitted_scores(spans), spans.right, arguments.bins)
-        print(f"temperature fitted on all documents: {fit_temperature(spans.log_probabilities, spans.right):.3f}")
+        print_table("cross-fitted temperature and bias", cross_fitted_scores(spans), spans.right, arguments.bins)
+        temperature, bias = fit_scores(spans.log_odds, spans.right)
+        print(f"fitted on all documents: temperature {temperature:.3f}, bias {bias:.3f}")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Stage2Arguments(EncoderArguments):
 
     calibrate_scores: bool = field(
         default=True,
-        metadata={"help": "Fit the temperature of the scores on the evaluation documents at the end (score_temperature)."},
+        metadata={"help": "Fit the scores on the evaluation documents at the end (score_temperature, score_bias)."},
     )
 
     head_init: str = field(
@@ -125,13 +125,13 @@ class Stage2Arguments(EncoderArguments):
 
 
 def calibrate_saved_model(trainer: NestedNerTrainer, documents: Dataset) -> dict[str, float]:
-    """Fit the temperature of the scores of the model in `output_dir`, write it into its config.json; the metrics of it."""
+    """Fit temperature and bias of the scores of the model in `output_dir`, write them into its config.json; metrics of them."""
     arguments = trainer.args
     recognizer = load_pipeline(arguments.output_dir, device=arguments.device)
     with trainer.compute_loss_context_manager():  # in the precision, and so at the cost, of the evaluation
         gold, batch_size = [from_row(row) for row in documents], arguments.per_device_eval_batch_size
         found = calibrate(recognizer, gold, batch_size, progress=not arguments.disable_tqdm)
-    trainer.model.config.score_temperature = found.score_temperature
+    trainer.model.config.score_temperature, trainer.model.config.score_bias = found.score_temperature, found.score_bias
     trainer.model.config.save_pretrained(arguments.output_dir)
     return {f"eval_{name}": value for name, value in asdict(found).items()}
 

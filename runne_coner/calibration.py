@@ -1,8 +1,10 @@
-"""Calibrated scores: the temperature that makes span scores probabilities (Guo et al. 2017), and how far they still are.
+"""Calibrated scores: the temperature and the bias that make span scores probabilities, and how far they still are from it.
 
 A network trained to the end is too sure of itself. Dividing all logits by one number T before the forward-backward sums
-makes scores less (T > 1) or more extreme; the decoded spans stay as they are, as Viterbi keeps the logits themselves. T is
-fitted on documents that the model was not trained on, by the likelihood of which predicted spans are right.
+makes scores less (T > 1) or more extreme (Guo et al. 2017). A number b is then added to the log-odds of each score (Platt
+1999), as T alone leaves every span that a scorer took above one half, where fewer may be right. The decoded spans stay as
+they are. T and b are fitted on documents that the model was not trained on, by the likelihood of which predicted spans are
+right.
 """
 
 import math
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_expit
 from tqdm.auto import tqdm
 
 from .decoding import SpanScores
@@ -21,7 +24,9 @@ from .preprocessing import window_rows
 
 TEMPERATURES = (0.1, 10.0)
 """Where temperatures are looked for."""
-_LARGEST_LOG_PROBABILITY = -1e-6
+BIASES = (-10.0, 10.0)
+"""Where biases are looked for."""
+_LARGEST_LOG_ODDS = -math.log(1e-6)
 """Float32 sums cannot tell a probability closer to 1 from 1, and a wrong span of probability 1 would cost infinitely much."""
 
 
@@ -30,12 +35,13 @@ class Calibration:
     """What calibration found; the field names are those of the metrics.
 
     Attributes:
-        score_temperature: fitted on all documents; for `CoNERConfig.score_temperature`.
-        ece_before: expected calibration error of the scores with temperature 1.
-        ece_after: that of calibrated scores, cross-fitted: each half of the documents under the temperature of the other.
+        score_temperature, score_bias: fitted on all documents; for the settings of `CoNERConfig` of these names.
+        ece_before: expected calibration error of the scores with temperature 1 and bias 0.
+        ece_after: that of calibrated scores, cross-fitted: each half of the documents under what was fitted on the other.
     """
 
     score_temperature: float
+    score_bias: float
     ece_before: float
     ece_after: float
 
@@ -54,14 +60,12 @@ class PredictedSpans:
     right: np.ndarray
     document: np.ndarray
 
-    def log_probabilities(self, temperature: float, chosen: np.ndarray | None = None) -> np.ndarray:
-        """Log-scores at a temperature, float64 `(spans,)`, of all spans or of those `chosen` (bool `(spans,)`)."""
+    def log_odds(self, temperature: float, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Log-odds of the scores at a temperature, float64 `(spans,)`, of all spans or of those `chosen` (bool `(spans,)`)."""
         chosen = torch.ones(len(self.right), dtype=torch.bool) if chosen is None else torch.from_numpy(chosen)
         parts = chosen.split([number for number, _ in self.batches]) if self.batches else []
         found = [
-            scores.take(part).log_probabilities(temperature)
-            for (_, scores), part in zip(self.batches, parts, strict=True)
-            if part.any()
+            scores.take(part).log_odds(temperature) for (_, scores), part in zip(self.batches, parts, strict=True) if part.any()
         ]
         return torch.cat(found).double().numpy() if found else np.zeros(0)
 
@@ -69,7 +73,7 @@ class PredictedSpans:
 def calibrate(
     recognizer: NestedNerPipeline, documents: Sequence[Document], batch_size: int = 32, progress: bool = True
 ) -> Calibration:
-    """Fit the temperature of a model's scores on documents, and measure what it does; the model stays as it is.
+    """Fit temperature and bias of a model's scores on documents, and measure what they do; the model stays as it is.
 
     One forward pass over the documents; then scores alone are computed anew, for spans that were found.
 
@@ -80,10 +84,11 @@ def calibrate(
         progress: whether to show a bar.
     """
     spans = predicted_spans(recognizer, documents, batch_size, progress)
-    before = np.exp(spans.log_probabilities(1.0))
+    temperature, bias = fit_scores(spans.log_odds, spans.right)
     return Calibration(
-        score_temperature=fit_temperature(spans.log_probabilities, spans.right),
-        ece_before=calibration_error(before, spans.right),
+        score_temperature=temperature,
+        score_bias=bias,
+        ece_before=calibration_error(expit(spans.log_odds(1.0)), spans.right),
         ece_after=calibration_error(cross_fitted_scores(spans), spans.right),
     )
 
@@ -108,44 +113,52 @@ def predicted_spans(
                 for window, entity in zip(windows, entities, strict=True)
             ]
             # Of a span that several levels find, the better score's; the last of equal keys stays.
-            best = sorted({keys[index]: index for index in scores.log_probabilities(1.0).argsort().tolist()}.values())
+            best = sorted({keys[index]: index for index in scores.log_odds(1.0).argsort().tolist()}.values())
             batches.append((len(best), scores.take(torch.tensor(best, device=recognizer.device)).cpu()))
         right += [keys[index][1] in truth[keys[index][0]] for index in best]
         places += [keys[index][0] for index in best]
     return PredictedSpans(batches, np.array(right, dtype=bool), np.array(places, dtype=np.int64))
 
 
-def fit_temperature(log_probabilities: Callable[[float], np.ndarray], right: np.ndarray) -> float:
-    """The temperature under which it is most likely that just these spans are right.
+def fit_scores(log_odds: Callable[[float], np.ndarray], right: np.ndarray) -> tuple[float, float]:
+    """The temperature and the bias under which it is most likely that just these spans are right.
 
-    A log-normal prior around 1 (of standard deviation 1 on the logarithm) decides where spans are few or all alike: without
-    spans the temperature is 1, and a few that are all right do not drive it to an end of `TEMPERATURES`. It weighs as much
-    as a span or two, nothing among hundreds.
+    Normal priors of standard deviation 1, of the logarithm of the temperature around 0 and of the bias around 0, decide where
+    spans are few or all alike: without spans the temperature is 1 and the bias 0, and a few that are all right do not drive
+    them to an end of `TEMPERATURES` or `BIASES`. They weigh as much as a span or two, nothing among hundreds.
 
     Args:
-        log_probabilities: from a temperature to the log-scores `(spans,)`.
+        log_odds: from a temperature to the log-odds of the scores `(spans,)`.
         right: bool `(spans,)`.
     Returns:
-        A number within `TEMPERATURES`.
+        Numbers within `TEMPERATURES` and `BIASES`.
     """
-
-    def cost(log_temperature: float) -> float:
-        logs = np.minimum(log_probabilities(math.exp(log_temperature)), _LARGEST_LOG_PROBABILITY)
-        return float(log_temperature**2 / 2 - np.where(right, logs, np.log(-np.expm1(logs))).sum())
-
     if len(right) == 0:
-        return 1.0
+        return 1.0, 0.0
+    sign = np.where(right, 1.0, -1.0)
+
+    def best_bias(log_temperature: float) -> tuple[float, float]:
+        # For each temperature, so that the sums over paths are made once.
+        odds = np.minimum(log_odds(math.exp(log_temperature)), _LARGEST_LOG_ODDS)
+
+        def cost(bias: float) -> float:
+            return float(bias**2 / 2 - log_expit(sign * (odds + bias)).sum())
+
+        found = minimize_scalar(cost, bounds=BIASES, method="bounded", options={"xatol": 1e-3})
+        return float(found.x), log_temperature**2 / 2 + float(found.fun)
+
     bounds = tuple(math.log(temperature) for temperature in TEMPERATURES)
-    return math.exp(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 0.005}).x)
+    found = minimize_scalar(lambda at: best_bias(at)[1], bounds=bounds, method="bounded", options={"xatol": 0.005}).x
+    return math.exp(found), best_bias(found)[0]
 
 
 def cross_fitted_scores(spans: PredictedSpans) -> np.ndarray:
-    """Scores `(spans,)` of each half of the documents (even and odd ones) under the temperature fitted on the other half."""
+    """Scores `(spans,)` of each half of the documents (even and odd ones) under what was fitted on the other half."""
     scores = np.zeros(len(spans.right))
     for half in (spans.document % 2 == 0, spans.document % 2 == 1):
         other = ~half
-        temperature = fit_temperature(lambda t, other=other: spans.log_probabilities(t, other), spans.right[other])
-        scores[half] = np.exp(spans.log_probabilities(temperature, half))
+        temperature, bias = fit_scores(lambda t, other=other: spans.log_odds(t, other), spans.right[other])
+        scores[half] = expit(spans.log_odds(temperature, half) + bias)
     return scores
 
 

@@ -49,7 +49,8 @@ class CoNERConfig(PreTrainedConfig):
         transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
         type_offsets: what is added, after training, to the logits of B, I, L and U of the heads of a type, `{TYPE: number}`;
             types that are not there have 0. Above 0 more mentions of a type are found, and more of them wrongly.
-        score_temperature: what logits are divided by for the scores of spans, positive; it changes no span (see `calibration`).
+        score_temperature, score_bias: what logits are divided by for the scores of spans, positive, and what is then added to
+            the log-odds of a score; they change no span (see `calibration`).
 
     `format_version` is `FORMAT_VERSION`; a model saved by a package with another one is refused.
 
@@ -75,6 +76,7 @@ class CoNERConfig(PreTrainedConfig):
     transition_priors: list | None = None
     type_offsets: dict | None = None
     score_temperature: float = 1.0
+    score_bias: float = 0.0
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
@@ -134,6 +136,8 @@ class CoNERConfig(PreTrainedConfig):
                 raise ValueError(f"type_offsets: expected a finite number for {name}, got {offset!r}")
         if type(self.score_temperature) not in (int, float) or not 0.0 < self.score_temperature < float("inf"):
             raise ValueError(f"score_temperature must be a finite number above 0, got {self.score_temperature!r}")
+        if type(self.score_bias) not in (int, float) or not math.isfinite(self.score_bias):
+            raise ValueError(f"score_bias must be a finite number, got {self.score_bias!r}")
 
     @property
     def heads(self) -> list[str]:

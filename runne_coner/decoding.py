@@ -6,7 +6,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .configuration import CoNERConfig
 from .span_scorer import SpanScorer
@@ -20,8 +19,8 @@ DOUBT = 1e-2
 class SpanScores(Protocol):
     """What the scores of the spans of a batch are made of, at any temperature."""
 
-    def log_probabilities(self, temperature: float) -> Tensor:
-        """Logs of the scores `(S,)`, at most 0."""
+    def log_odds(self, temperature: float) -> Tensor:
+        """Log-odds of the scores `(S,)`; infinite where a score cannot be told from 1."""
 
     def take(self, chosen: Tensor) -> "SpanScores":
         """Those of some of the spans; `chosen` as an index of a tensor `(S,)`."""
@@ -39,8 +38,9 @@ class PathScores:
     logits: Tensor
     spans: Tensor
 
-    def log_probabilities(self, temperature: float) -> Tensor:
-        return self.viterbi.span_log_probabilities(self.subword_cases, self.logits, self.spans, temperature)
+    def log_odds(self, temperature: float) -> Tensor:
+        logs = self.viterbi.span_log_probabilities(self.subword_cases, self.logits, self.spans, temperature).double()
+        return logs - torch.log(-torch.expm1(logs))
 
     def take(self, chosen: Tensor) -> "PathScores":
         return replace(self, spans=self.spans[chosen])
@@ -55,18 +55,18 @@ class PathScores:
 
 @dataclass(frozen=True)
 class OddsScores:
-    """Scores of the spans that a scorer took: `log_odds` `(S,)`, which the temperature divides (Guo et al. 2017)."""
+    """Scores of the spans that a scorer took: `odds` `(S,)` are their log-odds, which the temperature divides."""
 
-    log_odds: Tensor
+    odds: Tensor
 
-    def log_probabilities(self, temperature: float) -> Tensor:
-        return F.logsigmoid(self.log_odds / temperature)
+    def log_odds(self, temperature: float) -> Tensor:
+        return self.odds / temperature
 
     def take(self, chosen: Tensor) -> "OddsScores":
-        return OddsScores(self.log_odds[chosen])
+        return OddsScores(self.odds[chosen])
 
     def cpu(self) -> "OddsScores":
-        return OddsScores(self.log_odds.cpu())
+        return OddsScores(self.odds.cpu())
 
 
 class SpanDecoder:

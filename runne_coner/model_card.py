@@ -403,7 +403,7 @@ def _results(last: Mapping) -> str:
     if "micro_f1" in metrics:
         where += f", {measured['entities']} entities; in percent: exact matches of start, end and type"
     if "ece_after" in metrics:
-        rows.append(("Expected calibration error of the scores (cross-fitted temperature)", _percent(metrics["ece_after"])))
+        rows.append(("Expected calibration error of the scores (cross-fitted)", _percent(metrics["ece_after"])))
     return f"{where}).\n\n" + _table(("score", ""), rows)
 
 

@@ -34,8 +34,9 @@ class NestedNerPipeline(Pipeline):
     `score` is the probability that the whole span is right. Of a model with a scorer of spans (`config.candidate_paths`) it is
     the sigmoid of the log-odds by which the span was taken (`decoding.SpanDecoder`), divided by `config.score_temperature`;
     of one without, the share of the weight of all legal tag paths of the window that pass exactly over this span under its
-    head (forward-backward over the chains of Figure 2), with the logits divided by the temperature. Stage 2 fits it so that a
-    score of 0.8 is right in about 80% of cases (see `calibration`); it changes scores only, never which spans are decoded.
+    head (forward-backward over the chains of Figure 2), with the logits divided by the temperature. To the log-odds of either
+    `config.score_bias` is added. Stage 2 fits both so that a score of 0.8 is right in about 80% of cases (see `calibration`);
+    they change scores only, never which spans are decoded, so a span may be given with a score below 0.5.
     `level` is the nesting level among entities of the type (1 = outermost). A span that two levels of a type find is one
     entity, that of the better score; entities that cross without nesting are all given (`flat` keeps the longer one; a
     scorer keeps the better one of a type).
@@ -158,7 +159,8 @@ class NestedNerPipeline(Pipeline):
         """Entities of each of a batch of windows, without their text."""
         entities: list[list[dict]] = [[] for _ in rows]
         found, windows, scores = self.decode(rows, heads)
-        values = scores.log_probabilities(self.model.config.score_temperature).exp().tolist() if found else []
+        config = self.model.config
+        values = torch.sigmoid(scores.log_odds(config.score_temperature) + config.score_bias).tolist() if found else []
         for window, entity, score in zip(windows, found, values, strict=True):
             entities[window].append(entity | {"score": score})
         return entities

@@ -58,10 +58,10 @@ def test_without_a_scorer_the_best_paths_are_the_result(batch):
     spans, scores = decoder.decode(cases, logits)
     assert spans.tolist() == spans_from_tags(decoder.viterbi.decode(cases, logits).numpy()).tolist()
     assert torch.equal(decoder.tags(cases, logits), decoder.viterbi.decode(cases, logits))
-    expected = decoder.viterbi.span_log_probabilities(cases, logits, torch.from_numpy(spans))
-    torch.testing.assert_close(scores.log_probabilities(1.0), expected)
+    expected = decoder.viterbi.span_log_probabilities(cases, logits, torch.from_numpy(spans)).double()
+    torch.testing.assert_close(scores.log_odds(1.0), torch.logit(expected.exp()))
     some = torch.tensor([4, 0, 7])
-    torch.testing.assert_close(scores.take(some).cpu().log_probabilities(2.0), scores.log_probabilities(2.0)[some])
+    torch.testing.assert_close(scores.take(some).cpu().log_odds(2.0), scores.log_odds(2.0)[some])
 
 
 def test_heads_to_decode_keep_their_numbers(batch):
@@ -73,7 +73,7 @@ def test_heads_to_decode_keep_their_numbers(batch):
         some, some_scores = decoder.decode(cases, logits, *given, heads=wanted)
         kept = np.isin(everything[:, 1], wanted)
         assert some.tolist() == everything[kept].tolist() and 0 < kept.sum() < len(kept)
-        torch.testing.assert_close(some_scores.log_probabilities(1.0), scores.log_probabilities(1.0)[torch.from_numpy(kept)])
+        torch.testing.assert_close(some_scores.log_odds(1.0), scores.log_odds(1.0)[torch.from_numpy(kept)])
 
 
 @pytest.mark.parametrize("offsets", [{}, {"EVENT": 3.0}])
@@ -89,7 +89,7 @@ def test_a_scorer_takes_the_candidates_with_a_mean_above_zero(batch, offsets, or
     assert spans.tolist() == sorted(spans.tolist()) and isinstance(scores, OddsScores)
     found = {
         (window, head % len(TYPES), first, end): value
-        for (window, head, first, end), value in zip(spans.tolist(), scores.log_odds.tolist(), strict=True)
+        for (window, head, first, end), value in zip(spans.tolist(), scores.odds.tolist(), strict=True)
     }
     assert len(found) == len(spans) and found.keys() <= taken.keys()
     assert found == pytest.approx({key: odds[key] for key in found}, abs=1e-4)
@@ -148,4 +148,4 @@ def test_spans_beyond_the_levels_are_left_out(levels, order, expected):
 def test_windows_without_words_hold_nothing(batch):
     cases, logits, features, scorer = batch
     spans, scores = SpanDecoder(config()).decode(torch.full_like(cases, SPECIAL), logits, features, scorer)
-    assert spans.shape == (0, 4) and scores.log_probabilities(2.0).shape == (0,)
+    assert spans.shape == (0, 4) and scores.log_odds(2.0).shape == (0,)

@@ -430,6 +430,8 @@ def test_configs_do_not_share_their_lists():
         ({"score_temperature": float("inf")}, "score_temperature.*inf"),
         ({"score_temperature": "2"}, "score_temperature.*'2'"),
         ({"score_temperature": True}, "score_temperature.*True"),
+        ({"score_bias": float("inf")}, "score_bias.*inf"),
+        ({"score_bias": "0"}, "score_bias.*'0'"),
         ({"projection_size": 8, "span_pooling": "masked_matrix"}, "masked_matrix"),
         ({"max_sentences": -1}, "max_sentences.*-1"),
         ({"max_length": 32, "stride": 32}, "stride.*32"),

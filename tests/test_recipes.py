@@ -297,8 +297,9 @@ def test_both_stages_and_resuming(run, tmp_path, wordpiece_encoder):
 
     passed = (second / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
     assert config["score_temperature"] == metrics["eval_score_temperature"]
+    assert config["score_bias"] == metrics["eval_score_bias"]
     run("stage2.py", *stage2, "--max_steps", 6, "--resume_from_checkpoint", "last", "--calibrate_scores", "false")
-    assert read(second / "config.json")["score_temperature"] == 1.0
+    assert (read(second / "config.json")["score_temperature"], read(second / "config.json")["score_bias"]) == (1.0, 0.0)
     assert not {"eval_score_temperature", "eval_ece_after"} & read(second / "eval_results.json").keys()
     assert (second / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns == passed  # it did not start anew
     state = read(second / "trainer_state.json")
@@ -342,6 +343,8 @@ def test_two_processes_score_as_one(run, tmp_path, wordpiece_encoder, corpus_fol
     assert model.config.score_temperature == temperature and abs(temperature - 1.0) > 0.02
     found = calibrate(load_pipeline(str(folder)), [from_row(row) for row in documents])
     assert found.score_temperature == pytest.approx(temperature, rel=0.05)
+    assert model.config.score_bias == together["eval_score_bias"] == pytest.approx(found.score_bias, abs=0.05)
+    assert abs(model.config.score_bias) > 0.02
     assert found.ece_before == pytest.approx(together["eval_ece_before"], abs=0.02)
     assert found.ece_after == pytest.approx(together["eval_ece_after"], abs=0.02)
     assert f"| {100 * together['eval_ece_after']:.2f} |" in (folder / "README.md").read_text(encoding="utf-8")
