@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import yaml
 from grid import STAGES, config_path, dictionary_setting, stage_yaml
 from transformers import Trainer, set_seed
 
-from runne_coner.arguments import UsageError, check_idle_settings, parse_settings
+from runne_coner.arguments import UsageError, check_idle_settings, parse_settings, setting_values
 from runne_coner.cli import exit_on_input_error
 from runne_coner.files import write_text
 from runne_coner.idle_settings import idle_settings
@@ -116,7 +116,7 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
     path = Path(settings.stage_config) if settings.stage_config else config.with_name(f"{settings.stage}.yaml")
     classes = STAGES[settings.stage]
     parts = parse_settings(["--config", str(path), *rest], classes, path, "")
-    given = _values(parts)
+    given = setting_values(parts)
     named = {arg.lstrip("-").partition("=")[0] for arg in rest if arg.startswith("--")}
     named = {name if name in given else name.removeprefix("no_") for name in named}
     # As they are written in YAML: the values of enumerations.
@@ -142,11 +142,6 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
         if training.pair_mode == "sampled" and "positive_weight" in settings.space:
             raise UsageError("space: in pair_mode sampled positive_weight decides which pairs are drawn, once; leave it out")
     return StageSettings(best, trial, parts)
-
-
-def _values(parts: list) -> dict[str, Any]:
-    """Settings of a stage by name."""
-    return {item.name: getattr(part, item.name) for part in parts for item in fields(part)}
 
 
 # -- Trials -------------------------------------------------------------------------------------------------------------
@@ -292,7 +287,7 @@ def finished(study) -> list:
 def result_settings(stage: StageSettings, drawn: Mapping[str, Any]) -> dict:
     """The stage's settings with the values that a trial drew; without those that others make idle, which it would refuse."""
     content = stage.best | drawn
-    idle = idle_settings(_values(stage.parts) | content)
+    idle = idle_settings(setting_values(stage.parts) | content)
     return {name: value for name, value in content.items() if name not in idle}
 
 

@@ -247,6 +247,11 @@ def check_best_metric(name: str | None, known: Iterable[str]) -> None:
         raise UsageError(f"metric_for_best_model {name} is none of the metrics of this stage: {', '.join(names)}")
 
 
+def setting_values(owners: Sequence[Any]) -> dict[str, Any]:
+    """Settings by name of instances of dataclasses."""
+    return {item.name: getattr(owner, item.name) for owner in owners for item in fields(owner)}
+
+
 def check_idle_settings(owners: Sequence[Any], searched: Collection[str] = ()) -> None:
     """Refuse settings that were given, and change nothing.
 
@@ -257,7 +262,7 @@ def check_idle_settings(owners: Sequence[Any], searched: Collection[str] = ()) -
         UsageError: it names the setting, and the one that it needs.
     """
     declared = {item.name: item for owner in owners for item in fields(owner)}
-    settings = {item.name: getattr(owner, item.name) for owner in owners for item in fields(owner)}
+    settings = setting_values(owners)
     for name, partner in idle_settings(settings).items():
         if partner in searched or (name not in searched and settings[name] == declared[name].default):
             continue
