@@ -11,6 +11,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 .PHONY: help install demo test lint clean
 
 help:
+	@echo "make install  .venv with everything, without training"
 	@echo "make demo   both stages and the score on the bundled sample"
 	@echo "make test   the tests"
 	@echo "make lint   ruff check and ruff format --check"

@@ -23,7 +23,9 @@ The model lies in {model}; its predictions and scores beside it. What next:
   source .venv/bin/activate                                       # the environment that `make demo` has made
   runne-coner predict --model {model} --input FILE_OR_FOLDER --output predictions.jsonl
   runne-coner score --references FILE --predictions predictions.jsonl
-  accelerate launch recipes/stage1.py --config recipes/nerel/e5-small-ru/stage1.yaml    # your corpus: --dataset FOLDER"""
+and with a corpus of your own (README.md, "Train on your own brat folder"):
+  accelerate launch recipes/stage1.py --config recipes/own/e5-small-ru/stage1.yaml --dataset FOLDER
+  accelerate launch recipes/stage2.py --config recipes/own/e5-small-ru/stage2.yaml --dataset FOLDER"""
 
 
 def main() -> None:

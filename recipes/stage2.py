@@ -82,8 +82,8 @@ class Stage2Arguments(EncoderArguments):
     logit_adjustment: float = field(
         default=1.5,
         metadata={
-            "help": "Strength of the favour to rare types in decoding: tau * log(0.1 * mean / n) is added to the logits of the"
-            " mentions of a type that has n in training, where a type has mean; 0 = off."
+            "help": "Strength of the favour to rare types in decoding: a type with n mentions in training, fewer than a tenth"
+            " of the mean type's, has tau * log(0.1 * mean / n) added to the logits of its mentions; 0 = off."
         },
     )
 

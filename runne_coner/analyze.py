@@ -18,8 +18,12 @@ def add_analyze(commands) -> None:
     analyze.add_argument("--predictions", required=True, help="RuNNE JSONL file or brat folder of any system")
     analyze.add_argument("--output", required=True, metavar="DIR", help="folder of the report; an earlier one is replaced")
     analyze.add_argument("--training", metavar="PATH", help="training documents, to count each type's support in")
-    analyze.add_argument("--few-shot", metavar="A,B,C", help="types looked at apart (default DISEASE,PENALTY,WORK_OF_ART)")
-    analyze.add_argument("--types", metavar="FILE", help="ners.txt or annotation.conf with all types")
+    analyze.add_argument(
+        "--few-shot", metavar="A,B,C", help="types looked at apart (default DISEASE,PENALTY,WORK_OF_ART if they occur)"
+    )
+    analyze.add_argument(
+        "--types", metavar="FILE", help="ners.txt or annotation.conf with all types (default: that of the corpus)"
+    )
     analyze.add_argument(
         "--model",
         nargs="+",
@@ -38,7 +42,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
     training = None if arguments.training is None else read_texts(arguments.training)
     check_same_texts(references, predictions)
     types = _types(arguments, references, predictions)
-    few_shot = few_shot_types(arguments.few_shot, types)
+    few_shot = few_shot_types(arguments.few_shot, types, [*references, *predictions])
     scores = score_documents(references, predictions, types, few_shot)
     _check_figure_type(arguments, references)
     sections = error_sections(references, predictions, types, few_shot, training)

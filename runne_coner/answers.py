@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .documents import CorpusError, Document, read_annotations, read_documents, read_entity_types, read_runne
 from .metrics import ScoreError, paired_documents
-from .nerel import FEW_SHOT_TYPES, NEREL_TYPES
+from .nerel import FEW_SHOT_TYPES, NEREL_TYPES, folder_of_types
 
 
 def read_answers(path: str) -> list[Document]:
@@ -29,25 +29,31 @@ def counted_types(types: str | None, references_path: str, documents: Iterable[D
     """All types that may occur.
 
     Args:
-        types: a file that names them (`read_entity_types`); None: the files beside the references, NEREL's types if they
-            suffice, else those that occur.
+        types: a file that names them (`read_entity_types`); None: `ners.txt` or `annotation.conf` where `load_entity_types`
+            looks for them, NEREL's types if they suffice, else those that occur.
         references_path: where the references were read from.
         documents: those whose types count as known.
     """
     if types is not None:
         return read_entity_types(types)
-    path = Path(references_path).absolute()
-    folder = path if path.is_dir() else path.parent
-    if (folder / "ners.txt").is_file() or (folder / "annotation.conf").is_file():
+    folder = folder_of_types(references_path)
+    if folder is not None:
         return read_entity_types(folder)
     found = {entity.type for document in documents for entity in document.entities}
     return list(NEREL_TYPES) if found <= set(NEREL_TYPES) else sorted(found)
 
 
-def few_shot_types(names: str | None, types: Sequence[str]) -> list[str]:
-    """The few-shot types, in the order of `types`: those named (`A,B`), or the shared task's where all of them occur."""
+def few_shot_types(names: str | None, types: Sequence[str], documents: Iterable[Document]) -> list[str]:
+    """The few-shot types, in the order of `types`.
+
+    Args:
+        names: `A,B`; None: the shared task's, if all of them are among `types` and some entity has one of them.
+        types: all types that may occur.
+        documents: references and predictions, in which the entities are looked for.
+    """
     if names is None:
-        return list(FEW_SHOT_TYPES) if set(FEW_SHOT_TYPES) <= set(types) else []
+        occur = any(entity.type in FEW_SHOT_TYPES for document in documents for entity in document.entities)
+        return list(FEW_SHOT_TYPES) if occur and set(FEW_SHOT_TYPES) <= set(types) else []
     named = [name for name in names.split(",") if name]
     return [name for name in types if name in named] + [name for name in named if name not in types]
 

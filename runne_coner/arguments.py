@@ -45,7 +45,8 @@ class DataArguments:
         default=0.1, metadata={"help": "Share of the training documents held out when there is no eval_split."}
     )
     entity_types: list[str] | None = field(
-        default=None, metadata={"help": "Types to learn; by default those of the training corpus."}
+        default=None,
+        metadata={"help": "Types to learn; by default the training corpus's, then those of the evaluation documents alone."},
     )
     few_shot_types: list[str] | None = field(
         default=None,

@@ -1,10 +1,10 @@
 """Calibrated scores: the temperature and the bias that make span scores probabilities, and how far they still are from it.
 
 A network trained to the end is too sure of itself. Dividing all logits by one number T before the forward-backward sums
-makes scores less (T > 1) or more extreme (Guo et al. 2017). A number b is then added to the log-odds of each score (Platt
-1999), as T alone leaves every span that a scorer took above one half, where fewer may be right. The decoded spans stay as
-they are. T and b are fitted on documents that the model was not trained on, by the likelihood of which predicted spans are
-right.
+(with a scorer of spans: the log-odds by which a span was taken) makes scores less (T > 1) or more extreme (Guo et al. 2017).
+A number b is then added to the log-odds of each score (Platt 1999), as T alone leaves every span that a scorer took above one
+half, where fewer may be right. The decoded spans stay as they are. T and b are fitted on documents that the model was not
+trained on, by the likelihood of which predicted spans are right.
 """
 
 import math

@@ -93,7 +93,7 @@ def _score(arguments: argparse.Namespace) -> None:
     references = read_answers(arguments.references)
     predictions = read_answers(arguments.predictions)
     types = counted_types(arguments.types, arguments.references, references)
-    few_shot = few_shot_types(arguments.few_shot, types)
+    few_shot = few_shot_types(arguments.few_shot, types, [*references, *predictions])
     scores = score_documents(references, predictions, types, few_shot)
     print(json.dumps(scores, ensure_ascii=False) if arguments.json else score_table(scores, few_shot))
 
@@ -168,8 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="compare predictions with references")
     score.add_argument("--references", required=True, help="RuNNE JSONL file or brat folder with the right answers")
     score.add_argument("--predictions", required=True, help="RuNNE JSONL file or brat folder of a system")
-    score.add_argument("--few-shot", metavar="A,B,C", help="types scored apart (default DISEASE,PENALTY,WORK_OF_ART)")
-    score.add_argument("--types", metavar="FILE", help="ners.txt or annotation.conf with all types")
+    score.add_argument(
+        "--few-shot", metavar="A,B,C", help="types scored apart (default DISEASE,PENALTY,WORK_OF_ART if they occur)"
+    )
+    score.add_argument(
+        "--types", metavar="FILE", help="ners.txt or annotation.conf with all types (default: that of the corpus)"
+    )
     score.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     score.set_defaults(run=_score)
 

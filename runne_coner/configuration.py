@@ -33,7 +33,7 @@ class CoNERConfig(PreTrainedConfig):
         few_shot_types: the subset scored apart (few-shot macro F1); affects scores only.
         levels: nesting levels per type, 1 is the paper; `entity_types x levels` heads.
         level_order: which of nested entities of a type the heads of level 1 have learned, one of `tagging.LEVEL_ORDERS`.
-            Decoding takes the entities of all levels alike; training goes on best in the same order.
+            Training goes on best in the same order; a scorer leaves out those beyond `levels`, counted from this side.
         head_dropout: dropout before the heads.
         candidate_paths: paths of each head whose spans the scorer decides on (see `decoding`); 0 is no scorer.
         span_pooling: how stage 1 makes an embedding of a span: the `mean` or `max` of its sub-words, its `first_last`
@@ -47,12 +47,14 @@ class CoNERConfig(PreTrainedConfig):
 
     Parameters of decoding:
         transition_priors: `(5, 5, 5)` nested list of probabilities (case, previous tag, tag); None is Figure 2 of the paper.
-        type_offsets: what is added, after training, to the logits of B, I, L and U of the heads of a type, `{TYPE: number}`;
-            types that are not there have 0. Above 0 more mentions of a type are found, and more of them wrongly.
-        score_temperature, score_bias: what logits are divided by for the scores of spans, positive, and what is then added to
-            the log-odds of a score; they change no span (see `calibration`).
+        type_offsets: what is added, after training, to the logits of B, I, L and U of the heads of a type, and to the
+            scorer's log-odds of its spans, `{TYPE: number}`; types that are not there have 0. Above 0 more mentions of a type
+            are found, and more of them wrongly.
+        score_temperature, score_bias: what logits (with a scorer, the log-odds of spans) are divided by for the scores of
+            spans, positive, and what is then added to the log-odds of a score; they change no span (see `calibration`).
 
-    `format_version` is `FORMAT_VERSION`; a model saved by a package with another one is refused.
+    The defaults are the plain network of the paper; the recipes set others. `format_version` is `FORMAT_VERSION`; a model saved
+    by a package with another one is refused.
 
     Raises:
         ModelError: `format_version` is not the one that this package reads.

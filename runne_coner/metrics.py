@@ -263,7 +263,7 @@ def predicted_documents(
 def make_compute_metrics(
     view: datasets.Dataset, documents: datasets.Dataset, entity_types: Sequence[str], few_shot_types: Sequence[str]
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """`compute_metrics` of the stage 2 Trainer: from Viterbi tags and labels to the scores, flat and by name.
+    """`compute_metrics` of the stage 2 Trainer: from decoded tags and labels to the scores, flat and by name.
 
     Returns:
         A function that gives `micro_f1`, `micro_precision`, `micro_recall`, `macro_f1`, `few_shot_f1` (with few-shot types),

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import TrainingArguments
 
 from .files import write_text
@@ -153,6 +155,15 @@ def _public_name(corpus: str, given: str | None) -> str:
     return corpus if corpus in _CORPORA else _LOCAL
 
 
+def _is_hub_name(name: str) -> bool:
+    """Whether a corpus may stand under `datasets` of a card's metadata: the Hub refuses a card with what cannot be an id."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
@@ -281,7 +292,7 @@ def _unlisted(values: Any) -> Any:
 
 
 def _metadata(last: Mapping, facts: Mapping, title: str, recognizer: bool) -> ModelCardData:
-    datasets = [facts[stage]["dataset"]["name"] for stage in facts if facts[stage]["dataset"]["name"] != _LOCAL]
+    datasets = [name for stage in facts if _is_hub_name(name := facts[stage]["dataset"]["name"])]
     results = _eval_results(last) if recognizer else []
     base = next((facts[stage]["base_model"] for stage in facts if facts[stage]["base_model"]), None)
     return ModelCardData(
@@ -337,9 +348,10 @@ def _introduction(data: ModelCardData, facts: Mapping, config: Mapping | None) -
             f"{base[0].upper()}{base[1:]}, fine-tuned so that mentions of one entity type lie close together: stage 1 of"
             f" {method}. It is a plain encoder, from which stage 2 makes a recognizer of nested named entities."
         )
-    how = "in two stages (contrastive fine-tuning, then BILOU heads)" if "stage1" in facts else "as BILOU heads on an encoder"
+    heads = "BILOU heads and a scorer of whole spans" if config.get("candidate_paths") else "BILOU heads"
+    how = f"in two stages (contrastive fine-tuning, then {heads})" if "stage1" in facts else f"as {heads} on an encoder"
     return (
-        f"Recognizes nested named entities: {base}, trained {how} as in {method} with the `runne-coner` toolkit."
+        f"Recognizes nested named entities: {base}, trained {how} after {method} with the `runne-coner` toolkit."
         f"\n\nThe pipeline is called `nested-ner`; `pipeline_tag` says `{PIPELINE_TAG}` as the Hub has no task of that name."
     )
 

@@ -363,6 +363,14 @@ def load_documents(
     return datasets.DatasetDict({name: builder.as_dataset(split=name) for name in wanted})
 
 
+def folder_of_types(name_or_path: str | os.PathLike) -> Path | None:
+    """Where `ners.txt` or `annotation.conf` of a local corpus lies: in the folder or one level above; for a file, beside it."""
+    path = Path(os.path.abspath(name_or_path))
+    folders = [path, path.parent] if path.is_dir() else [path.parent]
+    named = (folder for folder in folders if (folder / "ners.txt").is_file() or (folder / "annotation.conf").is_file())
+    return next(named, None)
+
+
 def load_entity_types(name_or_path: str | os.PathLike, documents: datasets.DatasetDict | None = None) -> list[str]:
     """The entity types of a corpus.
 
@@ -379,11 +387,9 @@ def load_entity_types(name_or_path: str | os.PathLike, documents: datasets.Datas
     """
     if os.fspath(name_or_path) in NerelBuilder.names():
         return list(NEREL_TYPES)
-    path = Path(os.path.abspath(name_or_path))
-    folders = [path, path.parent] if path.is_dir() else [path.parent]
-    for folder in folders:
-        if (folder / "ners.txt").is_file() or (folder / "annotation.conf").is_file():
-            return read_entity_types(folder)
+    folder = folder_of_types(name_or_path)
+    if folder is not None:
+        return read_entity_types(folder)
     found: set[str] = set()
     for dataset in (documents or load_documents(name_or_path)).values():
         found.update(entity["type"] for entities in dataset["entities"] for entity in entities)

@@ -268,10 +268,10 @@ def named_entity_loss(args: NestedNerTrainingArguments) -> NamedEntityLoss:
 class NestedNerTrainer(WeightAveraging, SpanTrainer):
     """Stage 2: trains the encoder and its BILOU heads under the named-entity loss (Bondarenko 2022, section 3.2, eq. 6).
 
-    Datasets are BILOU views with a `BilouCollator`. Predictions are tags decoded by Viterbi, `(windows, tokens, heads)`;
-    with `compute_metrics=metrics.make_compute_metrics(...)` the scores are those of whole spans, and
-    `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated and
-    saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `scorer_loss` and `rdrop_loss`.
+    Datasets are BILOU views with a `BilouCollator`. Predictions are the decoded spans (`decoding.SpanDecoder`) as tags,
+    `(windows, tokens, heads)`; with `compute_metrics=metrics.make_compute_metrics(...)` the scores are those of whole spans,
+    and `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated
+    and saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `scorer_loss` and `rdrop_loss`.
 
     Args:
         model: None with `model_init`.
@@ -374,7 +374,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         return (parts["loss"], outputs) if return_outputs else parts["loss"]
 
     def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
-        """Viterbi tags and labels, both int8 `(batch, tokens, heads)`."""
+        """Decoded tags and labels, both int8 `(batch, tokens, heads)`."""
         scorer = self.model.span_scorer
         tags = self.decoder.tags(inputs["subword_cases"], outputs.logits, outputs.span_features, scorer)
         return tags.to(torch.int8), inputs["labels"].to(torch.int8)

@@ -214,7 +214,8 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
             raise ValueError(f"positive_weight must lie in [0, 1], got {self.positive_weight}")
         if self.train_sampling_strategy == "by_type" and self.pair_mode != "in_batch":
             raise ValueError(
-                "train_sampling_strategy 'by_type' is for pair_mode 'in_batch': drawn pairs have their types already"
+                "train_sampling_strategy 'by_type' is for pair_mode 'in_batch', as drawn pairs have their types already; say"
+                " 'group_by_length'"
             )
         if self.gradient_cache_chunk < 0:
             raise ValueError(f"gradient_cache_chunk must be 0 (off) or more windows, got {self.gradient_cache_chunk}")

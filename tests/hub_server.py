@@ -23,6 +23,7 @@ LARGE = (".safetensors", ".bin", ".onnx", ".pt")
 PIPELINE_TAGS = {"token-classification", "feature-extraction", "text-classification", "fill-mask"}
 LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "bsd-3-clause", "gpl-3.0", "other", "unknown"}
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DATASET = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -380,6 +381,8 @@ def metadata_errors(card: str) -> list[str]:
     for key in ("tags", "datasets", "metrics", "base_model"):
         for value in _as_list(data.get(key)):
             expect(isinstance(value, str), f'"{key}" must hold text, got {value!r}')
+    for name in _as_list(data.get("datasets")):
+        expect(bool(_DATASET.fullmatch(str(name))), f'"datasets" must hold ids of datasets, got {name!r}')
     for name in _as_list(data.get("base_model")):
         expect(bool(_REPOSITORY.fullmatch(str(name))), f'"base_model" must be the id of a model, got {name!r}')
     for model in data.get("model-index", []):

@@ -145,6 +145,26 @@ def test_score_options(answers, tmp_path, capsys):
     assert [line.split()[0] for line in table.splitlines()[1:5]] == ["PROFESSION", "CITY", "PERSON", "DISEASE"]
 
 
+def test_few_shot_types_that_do_not_occur_are_not_scored(answers, tmp_path, capsys):
+    write_runne([Document(1, TEXT), Document(2, TEXT, (Entity(4, 10, "CITY"),))], tmp_path / "system.jsonl")
+    main([*answers, "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["few_shot"] is None and scores["macro"]["types"] == 3
+    main([*answers, "--few-shot", "DISEASE", "--json"])
+    assert json.loads(capsys.readouterr().out)["few_shot"]["types"] == 1
+
+
+def test_score_finds_the_types_of_a_corpus_above_its_split(tmp_path, capsys):
+    write_brat([Document("a", TEXT, (Entity(4, 10, "GENE"),))], tmp_path / "corpus" / "dev")
+    write_brat([Document("a", TEXT, (Entity(4, 10, "GENE"), Entity(0, 3, "DRUG")))], tmp_path / "found")
+    argv = ["score", "--references", str(tmp_path / "corpus" / "dev"), "--predictions", str(tmp_path / "found"), "--json"]
+    (tmp_path / "corpus" / "dev" / "annotation.conf").unlink(missing_ok=True)
+    assert "DRUG" in failure(capsys, *argv)
+    (tmp_path / "corpus" / "ners.txt").write_text("DRUG\nGENE\n", encoding="utf-8")
+    main(argv)
+    assert json.loads(capsys.readouterr().out)["per_type"]["DRUG"]["predicted"] == 1
+
+
 def test_score_errors_name_the_culprit(answers, tmp_path, capsys):
     types = tmp_path / "types.txt"
     types.write_text("PROFESSION\nCITY\nPERSON\n", encoding="utf-8")

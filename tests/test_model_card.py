@@ -187,6 +187,21 @@ def test_a_local_corpus_and_encoder_are_not_named_by_their_path(facts, tmp_path)
     assert card.data.datasets == ["nerel"] and card.data.language == ["ru", "en"]
 
 
+def test_a_corpus_whose_name_cannot_be_an_id_is_named_in_the_text_only(facts, tmp_path):
+    card = make_card(facts(CardArguments(dataset_name="Наши письма, 2026"), dataset=str(tmp_path)), config=CONFIG)
+    assert "Наши письма, 2026" in section(card, "Training") and "datasets" not in card.data.to_dict()
+    assert metadata_errors(str(card)) == []
+    card = make_card(facts(CardArguments(dataset_name="org/letters"), dataset=str(tmp_path)), config=CONFIG)
+    assert card.data.datasets == ["org/letters"] and metadata_errors(str(card)) == []
+    assert metadata_errors(str(card).replace("- org/letters", "- our letters")) != []
+
+
+def test_the_introduction_names_a_scorer_of_spans(facts):
+    assert "then BILOU heads)" in make_card(facts(), config=CONFIG).text
+    with_scorer = make_card(facts(), config={**CONFIG, "candidate_paths": 2}).text
+    assert "then BILOU heads and a scorer of whole spans)" in with_scorer
+
+
 def test_only_measured_scores_are_given(facts):
     card = make_card(facts(metrics={"eval_micro_f1": 0.5, "eval_loss": 0.1}), config=CONFIG)
     assert [result.metric_name for result in card.data.eval_results] == ["Micro F1"]

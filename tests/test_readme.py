@@ -1,6 +1,7 @@
 """Every command block and every Python block of the README runs, in a copy of the repository, with tiny settings."""
 
 import http.server
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
+from huggingface_hub import HfApi
 from transformers import AutoModel, TrainingArguments
 
 from runne_coner.arguments import DataArguments, EncoderArguments
@@ -86,9 +88,13 @@ def corpora(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    """Environment in which the Hub is the stand-in server, where `org` may be written to."""
-    with HubServer({"hf_reader": "reader"}, {"reader": ["org"]}) as server:
+def hub(tmp_path_factory, cache):
+    """Environment in which the Hub is the stand-in server, where `org` may be written to and a small encoder lies."""
+    with HubServer({"hf_reader": "reader"}, {"reader": ["org", "FacebookAI"]}) as server:
+        api = HfApi(endpoint=server.endpoint, token="hf_reader")
+        api.create_repo("FacebookAI/xlm-roberta-base")
+        encoder = resolve_encoder("e5-small-ru", cache)
+        api.upload_folder(repo_id="FacebookAI/xlm-roberta-base", folder_path=encoder)
         settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_reader", "HF_HUB_DISABLE_XET": "1"}
         yield settings | {"HF_HOME": str(tmp_path_factory.mktemp("hub"))}
 
@@ -151,6 +157,8 @@ def test_the_commands_run_as_written(checkout, corpora, hub, cache):
         assert run.returncode == 0, f"{line}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
     assert (checkout / "predictions.jsonl").read_text(encoding="utf-8").count("\n") == 20
     assert (checkout / "runs/nerel/e5-small-ru/standard/model.safetensors").is_file()
+    facts = json.loads((checkout / "runs/own/xlmr/stage2/training_facts.json").read_text(encoding="utf-8"))
+    assert facts["stage1"]["base_model"] == "FacebookAI/xlm-roberta-base"
     for block in blocks("python"):
         run = subprocess.run(
             [sys.executable, "-c", block], cwd=checkout, env=environment, capture_output=True, text=True, timeout=600
