@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from runne_coner.cli import exit_on_input_error, predict_documents
+from runne_coner.cli import exit_on_input_error, predict_documents, whole_number
 from runne_coner.documents import from_row, marked_text, write_runne
 from runne_coner.files import write_text
 from runne_coner.metrics import score_documents, score_table
@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="sample", help="sample, nerel, runne, or a local corpus")
     parser.add_argument("--split", default="test", help="split to score")
     parser.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
+    parser.add_argument(
+        "--context", type=whole_number, default=0, help="read each window once more with so many on either side (slower)"
+    )
     parser.add_argument("--examples", type=int, default=5, help="sentences to show with their entities")
     arguments = parser.parse_args()
 
@@ -41,7 +44,8 @@ def main() -> None:
     config = recognizer.model.config
     rows = load_documents(arguments.dataset, split=arguments.split)[arguments.split]
     references = [from_row(row) for row in rows]
-    predictions = predict_documents(recognizer, references, batch_size=arguments.batch_size)
+    options = {"batch_size": arguments.batch_size, "context": arguments.context}
+    predictions = predict_documents(recognizer, references, **options)
     scores = score_documents(references, predictions, config.entity_types, config.few_shot_types)
 
     write_runne(predictions, Path(arguments.model) / f"predictions-{arguments.split}.jsonl")

@@ -12,7 +12,14 @@ import stage1
 import stage2
 import yaml
 
-from runne_coner.arguments import CardArguments, DataArguments, UsageError, check_idle_settings, parse_settings
+from runne_coner.arguments import (
+    CardArguments,
+    DataArguments,
+    UsageError,
+    check_idle_settings,
+    parse_settings,
+    whole_checkpoints,
+)
 from runne_coner.files import write_text
 from runne_coner.significance import RESAMPLES
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
@@ -158,8 +165,8 @@ class Cell:
         return self.folder / f"{stage}.yaml"
 
     def checkpoints(self, stage: str) -> list[Path]:
-        """Checkpoints that can be resumed from; the Trainer writes `trainer_state.json` last."""
-        return [path.parent for path in (self.folder / stage).glob("checkpoint-*/trainer_state.json")]
+        """Checkpoints that can be resumed from."""
+        return whole_checkpoints(self.folder / stage)
 
 
 def make_grid(settings: ExperimentArguments, data: DataArguments, config: Path) -> list[Cell]:

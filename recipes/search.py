@@ -8,6 +8,7 @@ All other options are those of the stage, as --dataset or --levels, and hold for
 where it was. It leaves the trials in `output_dir`/search.json, and the stage's settings with the best values in best.yaml.
 """
 
+import argparse
 import importlib.util
 import json
 import math
@@ -23,13 +24,13 @@ import stage1
 import stage2
 import yaml
 from grid import STAGES, config_path, dictionary_setting, stage_yaml
-from transformers import Trainer, set_seed
+from transformers import HfArgumentParser, Trainer, set_seed
 
 from runne_coner.arguments import UsageError, check_idle_settings, parse_settings, setting_values
 from runne_coner.cli import exit_on_input_error
 from runne_coner.files import write_text
 from runne_coner.idle_settings import idle_settings
-from runne_coner.search_space import Space, draw, parse_space, split
+from runne_coner.search_space import Space, default_metrics, draw, metric_values, parse_space, split
 
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "search.yaml"
 STUDY = "search"
@@ -115,16 +116,16 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
     """
     path = Path(settings.stage_config) if settings.stage_config else config.with_name(f"{settings.stage}.yaml")
     classes = STAGES[settings.stage]
-    parts = parse_settings(["--config", str(path), *rest], classes, path, "")
-    given = setting_values(parts)
-    named = {arg.lstrip("-").partition("=")[0] for arg in rest if arg.startswith("--")}
-    named = {name if name in given else name.removeprefix("no_") for name in named}
-    # As they are written in YAML: the values of enumerations.
-    overrides = {name: getattr(given[name], "value", given[name]) for name in sorted(named)}
+    parse_settings(["--config", str(path), *rest], classes, path, "")  # reports what is wrong with them as such
+    overrides = named_settings(rest, classes)
     if twice := sorted(settings.space.keys() & (overrides.keys() | settings.trial_settings.keys())):
         raise UsageError(f"{', '.join(twice)}: searched, so no trial would take the value given; leave it out, or out of space")
     best = yaml.safe_load(path.read_text(encoding="utf-8")) | overrides
     trial = best | settings.trial_settings | overrides
+    if secrets := sorted(name for name in trial if name.endswith("_token")):
+        raise UsageError(
+            f"{', '.join(secrets)}: a search pushes nothing, and would write the secret into its files; leave it out"
+        )
     # A trial keeps nothing and is scored once, at its end; with pruning after every epoch, the last included.
     own = {"output_dir": settings.output_dir, "save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
     own |= {"eval_strategy": "epoch" if settings.pruning else "no", "eval_on_start": False}
@@ -144,6 +145,17 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
     return StageSettings(best, trial, parts)
 
 
+def named_settings(argv: list[str], classes: list[type]) -> dict:
+    """The settings that a command line names, in any spelling of theirs, with values as a YAML file may have them."""
+    parser = HfArgumentParser(classes, allow_abbrev=False)
+    for action in parser._actions:
+        action.default, action.required = argparse.SUPPRESS, False
+    given = vars(parser.parse_args(argv))
+    # Enumerations occur in lists only; the parser gives single ones as text.
+    plain = {name: [getattr(item, "value", item) for item in value] for name, value in given.items() if isinstance(value, list)}
+    return given | plain
+
+
 # -- Trials -------------------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +171,7 @@ class Objective:
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
         # Of stage 1 nothing is measured where embeddings are not finite; to Optuna such a trial has failed.
-        found = {name: metrics.get(f"eval_{name}", math.nan) for name in self.names}
+        found = metric_values(metrics, self.names)
         self.trial.set_user_attr("metrics", found)
         return sum(found.values())
 
@@ -183,9 +195,7 @@ def make_search_trainer(settings: SearchArguments, parts: list, space: Space) ->
 
     trainer = recipe.make_trainer(views, training, model_init=model_init)
     known = views.metrics if recipe is stage2 else trainer.metric_names()
-    if not objective.names:
-        few_shot = ["few_shot_f1"] if recipe is stage2 and views.corpus.few_shot_types else []
-        objective.names = ["macro_f1", *few_shot] if recipe is stage2 else ["neighbour_accuracy"]
+    objective.names = objective.names or default_metrics(known)
     if unknown := [name for name in objective.names if name not in known]:
         raise UsageError(f"metric {', '.join(unknown)}: {settings.stage} measures {', '.join(known)} on these documents")
     return trainer, objective
@@ -258,14 +268,17 @@ def open_study(settings: SearchArguments, trial_settings: dict):
     storage = f"sqlite:///{(Path(settings.output_dir) / 'search.db').as_posix()}"
     try:
         study = optuna.create_study(storage=storage, study_name=STUDY, direction=settings.direction, load_if_exists=True)
+        if not study.get_trials(deepcopy=False):
+            # Of a search that stopped before its first trial, as at a wrong path: nothing of it, as the direction, binds.
+            optuna.delete_study(study_name=STUDY, storage=storage)
+            study = optuna.create_study(storage=storage, study_name=STUDY, direction=settings.direction)
     except DatabaseError as error:
         file = Path(settings.output_dir) / "search.db"
         raise UsageError(f"{file}: not readable as a search ({error.orig}); give another --output_dir, or remove it") from error
     now = {name: getattr(settings, name) for name in ("stage", "metric", "space")}
     now |= {name: value for name, value in trial_settings.items() if name not in _OF_THE_MACHINE}
     now = json.loads(json.dumps(now))  # as they are read again
-    # Those of a search that stopped before its first trial, as at a wrong path, bind nobody.
-    before = study.user_attrs.get("settings", now) if study.get_trials(deepcopy=False) else now
+    before = study.user_attrs.get("settings", now)
     if changed := sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name)):
         was = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed[:3])
         raise UsageError(

@@ -166,6 +166,11 @@ def start_model(
             ("left out", left_out),
         ):
             print(f"heads {what} ({len(names)}): {', '.join(names) or 'none'}")
+        had, has = (each.span_scorer is not None for each in (saved, model))
+        if had or has:
+            print(f"scorer of spans: {'kept' if had and has else 'new' if has else 'left out'}")
+        if network.head_init != "random" and not new:
+            print(f"head_init {network.head_init} changes nothing, as no head is new")
         # With one level it is always the outermost entities that are tagged.
         before, now = ("outermost" if each.levels == 1 else each.level_order for each in (saved.config, config))
         if kept and before != now:
@@ -212,7 +217,8 @@ def load_views(data: DataArguments, network: Stage2Arguments, training: NestedNe
     tokenizer = load_tokenizer(encoder, **network.hub_options())
     types = corpus.entity_types
     losses = ["loss", "ce_loss", "dice_loss", *(["scorer_loss"] if network.candidate_paths else [])]
-    metrics = [*losses, *metric_names(corpus.evaluation, types, corpus.few_shot_types)]
+    scores = [] if training.prediction_loss_only else metric_names(corpus.evaluation, types, corpus.few_shot_types)
+    metrics = [*losses, *scores]
     check_best_metric(training.metric_for_best_model, metrics)
     if network.label_words is not None:
         given_words(types, network.label_words)  # what is wrong with them is said now, not after minutes of other work

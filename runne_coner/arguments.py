@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +14,6 @@ import numpy as np
 import yaml
 from datasets import Dataset
 from transformers import HfArgumentParser
-from transformers.trainer_utils import get_last_checkpoint
 
 from .corpora import Part, merge_corpora, read_type_mapping
 from .idle_settings import idle_settings
@@ -216,6 +216,8 @@ def load_corpora(arguments: DataArguments, extra: Sequence[str], type_mapping: s
 
 
 def _chosen_types(chosen: list[str], known: list[str]) -> list[str]:
+    if not chosen:
+        raise UsageError("entity_types: the list is empty; name the types to learn, or leave it out to learn all of the corpus")
     for name in chosen:
         if name not in known:
             raise UsageError(f"entity_types: the documents have no type {name}; they have {', '.join(known)}")
@@ -366,6 +368,12 @@ def _suggestion(name: str, known: set[str]) -> str:
     return f"; did you mean {near[0]}?" if near else "; --help lists the options"
 
 
+def whole_checkpoints(folder: str | Path) -> list[Path]:
+    """Checkpoints that can be resumed from, the newest last; the Trainer writes `trainer_state.json` last."""
+    found = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 def checkpoint_to_resume(setting: str | None, output_dir: str) -> str | None:
     """The checkpoint folder that `resume_from_checkpoint` means: a folder, or `last` for the newest one of `output_dir`.
 
@@ -375,10 +383,14 @@ def checkpoint_to_resume(setting: str | None, output_dir: str) -> str | None:
     if setting is None or str(setting).lower() in ("false", "no"):
         return None
     if str(setting).lower() in ("last", "true", "yes"):
-        last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-        if last is None:
+        if not (found := whole_checkpoints(output_dir)):
             raise UsageError(f"{output_dir} holds no checkpoint to resume from; leave out resume_from_checkpoint")
-        return last
-    if not (Path(setting) / "trainer_state.json").is_file():
+        return str(found[-1])
+    state = Path(setting) / "trainer_state.json"
+    if not state.is_file():
         raise UsageError(f"{setting} is not a checkpoint (no trainer_state.json); give a checkpoint-N folder, or 'last'")
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{state} is damaged ({error}); give an earlier checkpoint, or start anew") from error
     return setting

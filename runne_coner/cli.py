@@ -77,7 +77,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{output}: cannot be written: give a {wanted} in an existing folder")
     documents = read_documents(arguments.input, strict=False if arguments.lenient else None)
     recognizer = load_pipeline(arguments.model, device=_usable_device(arguments.device))
-    options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold}
+    options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold, "context": arguments.context}
     WRITERS[arguments.format](predict_documents(recognizer, documents, **options), output)
 
 
@@ -132,6 +132,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def whole_number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def _probability(text: str) -> float:
     value = float(text)
     if not 0.0 <= value <= 1.0:
@@ -161,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--batch-size", type=_positive, default=32, help="windows in a forward pass (default 32)")
     predict.add_argument("--threshold", type=_probability, default=0.0, help="leave out entities scored lower (default 0)")
+    predict.add_argument(
+        "--context",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="read each window once more with N windows on either side, and decide by the mean; slower (default 0)",
+    )
     predict.add_argument("--lenient", action="store_true", help="skip and count defects of a JSONL input (brat: always)")
     predict.add_argument("--device", default=None, help="cpu, cuda:0, ... (default: the first accelerator)")
     predict.set_defaults(run=_predict)

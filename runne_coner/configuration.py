@@ -2,7 +2,7 @@
 
 import math
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .tagging import LEVEL_ORDERS, TAGS, head_names
@@ -88,9 +88,16 @@ class CoNERConfig(PreTrainedConfig):
                 f" {FORMAT_VERSION}. Install the version that the model was saved with, or a newer one"
             )
         if isinstance(self.encoder, dict):
+            if (kind := self.encoder.get("model_type")) not in CONFIG_MAPPING:
+                raise ValueError(f"encoder: model_type {kind!r} is unknown to the installed version of transformers")
             self.encoder = AutoConfig.for_model(**self.encoder)
-        self.entity_types = list(self.entity_types or [])
-        self.few_shot_types = list(self.few_shot_types or [])
+        elif self.encoder is not None and not isinstance(self.encoder, PreTrainedConfig):
+            raise ValueError(f"encoder must be a configuration with its model_type, got {self.encoder!r}")
+        for setting in ("entity_types", "few_shot_types"):
+            names = getattr(self, setting) or []
+            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{setting} must be a list of names, got {names!r}")
+            setattr(self, setting, list(names))
         self.type_offsets = {} if self.type_offsets is None else self.type_offsets
         self._check()
         kwargs.pop("num_labels", None)
@@ -113,22 +120,27 @@ class CoNERConfig(PreTrainedConfig):
         unknown = [name for name in self.few_shot_types if self.entity_types and name not in self.entity_types]
         if unknown:
             raise ValueError(f"few_shot_types {unknown} are not among entity_types {self.entity_types}")
-        if self.levels < 1:
-            raise ValueError(f"levels must be at least 1, got {self.levels}")
+        for name, least, meaning in (
+            ("levels", 1, "at least 1"),
+            ("projection_size", 0, "0 (no projection head) or more"),
+            ("candidate_paths", 0, "0 (no scorer of spans) or more"),
+            ("max_length", 1, "at least 1"),
+            ("max_sentences", 0, "0 (no limit) or more"),
+            ("stride", 0, "at least 0"),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} must be {meaning}, a whole number, got {value!r}")
         if self.level_order not in LEVEL_ORDERS:
             raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if self.span_pooling not in SPAN_POOLINGS:
             raise ValueError(f"span_pooling must be one of {SPAN_POOLINGS}, got {self.span_pooling!r}")
-        if self.projection_size < 0:
-            raise ValueError(f"projection_size must be 0 (no projection head) or more, got {self.projection_size}")
         if self.projection_size and self.span_pooling == "masked_matrix":
             raise ValueError("span_pooling masked_matrix has no fixed width to project: choose another, or projection_size 0")
-        if type(self.candidate_paths) is not int or self.candidate_paths < 0:
-            raise ValueError(f"candidate_paths must be 0 (no scorer of spans) or more, got {self.candidate_paths!r}")
-        if self.max_sentences < 0:
-            raise ValueError(f"max_sentences must be 0 (no limit) or more, got {self.max_sentences}")
-        if not 0 <= self.stride < self.max_length:
-            raise ValueError(f"stride must be at least 0 and less than max_length, got {self.stride} of {self.max_length}")
+        if self.stride >= self.max_length:
+            raise ValueError(f"stride must be less than max_length, got {self.stride} of {self.max_length}")
+        if type(self.head_dropout) not in (int, float) or not 0.0 <= self.head_dropout <= 1.0:
+            raise ValueError(f"head_dropout must lie in [0, 1], got {self.head_dropout!r}")
         if not isinstance(self.type_offsets, dict):
             raise ValueError(f"type_offsets must be {{TYPE: number}}, got {self.type_offsets!r}")
         for name, offset in self.type_offsets.items():

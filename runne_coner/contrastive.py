@@ -10,7 +10,6 @@ from accelerate.utils import broadcast_object_list
 from scipy import sparse
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 
 from .gathering import SPAN_COLUMNS, gather_spans
 from .metric_losses import make_loss
@@ -64,8 +63,6 @@ class ContrastiveTrainer(SpanTrainer):
         self.label_names = ["types"]
         self.pair_collator = pair_collator
         self.entity_types = entity_types
-        self._epochs = _SamplerEpochs()
-        self.add_callback(self._epochs)
         self._evaluated: list[tuple] | None = None
 
     def _make_loss(self) -> nn.Module:
@@ -106,17 +103,17 @@ class ContrastiveTrainer(SpanTrainer):
 
     def _loader_by_type(self) -> DataLoader:
         args = self.args
-        self._epochs.sampler = TypeBatchSampler(
+        sampler = TypeBatchSampler(
             count_types(self.train_dataset),
             self.train_dataset[args.length_column_name][:],
             self._train_batch_size,
             num_processes=args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
+            seed=self._data_seed,
             drop_last=args.dataloader_drop_last,
         )
         loader = DataLoader(
             self.train_dataset,
-            batch_sampler=self._epochs.sampler,
+            batch_sampler=sampler,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -254,16 +251,6 @@ class ContrastiveTrainer(SpanTrainer):
                 self.processing_class.save_pretrained(folder)
             self._save_arguments(folder)
         return None
-
-
-class _SamplerEpochs(TrainerCallback):
-    """Tells the batch sampler its epoch: the Trainer does not reach it through what skips the batches of a resumed epoch."""
-
-    sampler: TypeBatchSampler | None = None
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if self.sampler is not None:
-            self.sampler.set_epoch(int(state.epoch or 0))
 
 
 def _identity(spans: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ _PARTNERS = {
     "mining_margin": ("mining", "none"),
     "lookahead_alpha": ("lookahead", 0),
     "ce_form": ("ce_weight", 0),
+    "label_smoothing_factor": ("ce_weight", 0),
     "focal_gamma": ("ce_form", "plain"),
     "dice_smoothing": ("dice_weight", 0),
     "dice_reduction": ("dice_weight", 0),

@@ -247,7 +247,13 @@ def predicted_documents(
     Args:
         tags: `(windows, tokens, heads)`, one row for each row of `view`.
         view: from `preprocessing.bilou_view(documents, ..., training=False)`.
+    Raises:
+        ScoreError: the tags are of another number of windows.
     """
+    if len(tags) != len(view):
+        raise ScoreError(
+            f"tags of {len(tags)} windows for a view of {len(view)}: evaluate on the view that the metrics were made for"
+        )
     rows = view.with_format("numpy")
     windows = {name: rows[name][:] for name in ("document", "word_starts", "word_ends", "core")}
     entities: list[set[Entity]] = [set() for _ in range(len(documents))]

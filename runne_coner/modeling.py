@@ -1,6 +1,9 @@
 """The networks: `EntityEncoder` for stage 1 and `CoNERForTokenClassification` for stage 2 (Bondarenko 2022, section 3)."""
 
+import contextlib
 import inspect
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +26,40 @@ from .span_scorer import CoNEROutput, SpanScorer
 from .tagging import NUM_TAGS, tag_log_frequencies
 
 
+@contextlib.contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a model or encoder is loaded into a ModelError with its name and what was said."""
+    try:
+        yield
+    except (ModelError, MemoryError):
+        raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"{name}: cannot be loaded: the weights (model.safetensors) are damaged: {error}; get the file again"
+        ) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        # What the error itself says is advice to programmers.
+        raise ModelError(
+            f"{name}: cannot be loaded: the weights (model.safetensors) do not fit config.json, see the report above;"
+            " give a folder in which both are of the same model"
+        ) from error
+    # A file is missing, the Hub cannot be reached or has no such model: transformers says which.
+    except OSError as error:
+        advice = "; get the file again, or give another folder" if os.path.isdir(str(name)) else ""
+        raise ModelError(f"{name}: cannot be loaded: {_said(error)}{advice}") from error
+    # What settings of config.json lead to, while it is read or the network is made, has no common class: ValueError, TypeError,
+    # KeyError, and errors of huggingface_hub, which is not to be imported here, as the code goes with the model.
+    except Exception as error:
+        raise ModelError(f"{name}: cannot be loaded, see its config.json: {type(error).__name__}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """The first paragraph of a message, in one line: transformers goes on with general advice."""
+    return " ".join(str(error).split("\n\n")[0].split()).removesuffix(".")
+
+
 class CoNERPreTrainedModel(PreTrainedModel):
     """What both networks share: the encoder, and starting from any pre-trained one."""
 
@@ -40,18 +77,13 @@ class CoNERPreTrainedModel(PreTrainedModel):
         """As `PreTrainedModel.from_pretrained`, of safetensors only; a model that is not whole is refused.
 
         Raises:
-            ModelError: the weights are damaged, do not fit the configuration, some are missing (transformers would draw
-                those at random), or the network has no place for some (transformers would leave those out).
+            ModelError: there is no such model, its configuration cannot be meant, or the weights are damaged, do not fit the
+                configuration, some are missing (transformers would draw those at random), or the network has no place for
+                some (transformers would leave those out).
         """
         name = pretrained_model_name_or_path
-        try:
+        with _loading(name):
             model, found = super().from_pretrained(name, *args, output_loading_info=True, **{"use_safetensors": True, **kwargs})
-        except SafetensorError as error:
-            raise ModelError(f"{name}: the weights (model.safetensors) are damaged: {error}; get the file again") from error
-        except RuntimeError as error:
-            if "mismatch" not in str(error):
-                raise
-            raise ModelError(f"{name}: the weights (model.safetensors) do not fit config.json: {error}") from error
         # A state dictionary or a configuration may be given in place of a folder; then nothing is expected of files.
         if missing := sorted(found["missing_keys"]):
             raise ModelError(
@@ -77,17 +109,20 @@ class CoNERPreTrainedModel(PreTrainedModel):
         Returns:
             The network in float32, in evaluation mode.
         Raises:
-            ModelError: a model of stage 2 that is not whole, or only an export.
+            ModelError: there is no such encoder, or a file of it is missing or broken; a model of stage 2 that is not whole, or
+                only an export.
         """
+        with _loading(name_or_path):
+            found = AutoConfig.from_pretrained(name_or_path, **kwargs)
         # A file in half precision would otherwise be trained in half precision.
-        found = AutoConfig.from_pretrained(name_or_path, **kwargs)
         if isinstance(found, CoNERConfig):
             saved = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
             if isinstance(saved, OnnxModel):
                 raise ModelError(f"{name_or_path}: an export cannot be trained; give the folder of the model it was made from")
             encoder = saved.encoder
         else:
-            encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
+            with _loading(name_or_path):
+                encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
         # A folder of this machine means nothing to whoever gets the model.
         encoder.config._name_or_path = ""
         config.encoder = encoder.config

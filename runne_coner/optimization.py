@@ -24,6 +24,9 @@ logger = logging.get_logger(__name__)
 _MEANING = ("entity_types", "levels", "level_order", "span_pooling", "projection_size", "candidate_paths")
 """Settings of the network without which its weights, or the labels it learns, mean something else."""
 
+_RATES = ("learning_rate", "head_learning_rate", "scorer_learning_rate", "layer_decay")
+"""Settings of which the learning rates of the parameters are made."""
+
 TRAINING_WEIGHTS = "training_weights.safetensors"
 """File of a checkpoint that holds the weights in training where `model.safetensors` holds their average."""
 
@@ -91,16 +94,17 @@ def check_same_optimizer(saved: Mapping[str, Any], args: TrainingArguments, fold
         saved: training arguments of the checkpoint.
         folder: the checkpoint's.
     Raises:
-        TrainingError: one of both has `lookahead` or is `radam`, and the other not, or `layer_decay` is another.
+        TrainingError: one of both has `lookahead` and the other not, or `optim` or a learning rate is another: the state holds
+            the rates, so new ones would change nothing.
     """
-    for name, known in (("lookahead", saved.get("lookahead", 0)), ("optim", saved.get("optim", args.optim))):
-        now = getattr(args, name)
-        if bool(known) != bool(now) or "radam" in (known, now) and known != now:
+    known, now = saved.get("lookahead", 0), args.lookahead
+    if bool(known) != bool(now):
+        raise _other(folder, "lookahead", known, now)
+    for name in ("optim", *_RATES):
+        now = getattr(args, name, None)
+        now = getattr(now, "value", now)
+        if (known := saved.get(name, now)) != now:
             raise _other(folder, name, known, now)
-    # Each learning rate is a group of parameters of its own, and the state is kept by group.
-    now = getattr(args, "layer_decay", 1.0)
-    if (known := saved.get("layer_decay", now)) != now:
-        raise _other(folder, "layer_decay", known, now)
 
 
 def check_same_network(config: CoNERConfig, folder: Path) -> None:

@@ -28,7 +28,7 @@ from .tagging import (
     head_index,
     head_levels,
 )
-from .windows import DEFAULT_WINDOWS, Window, WindowSettings, inference_windows, training_windows
+from .windows import DEFAULT_WINDOWS, Window, WindowSettings, inference_windows, training_windows, with_neighbours
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -41,17 +41,27 @@ def load_tokenizer(name_or_path: str, **kwargs) -> PreTrainedTokenizerBase:
     """The fast tokenizer of an encoder, set up for text that is already split into words.
 
     Raises:
-        ViewError: there is no such encoder, or it has no fast tokenizer, which knows the word of each sub-word.
+        ViewError: there is no such encoder, its tokenizer is missing or broken, or it is no fast one, which knows the word of
+            each sub-word.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
+        # Byte-level BPE (RoBERTa, GPT-2) refuses split text unless every word starts with a space.
+        if tokenizer.is_fast and getattr(tokenizer, "add_prefix_space", None) is False:
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, add_prefix_space=True, **kwargs)
     except OSError as error:
         raise ViewError(f"{name_or_path}: no tokenizer can be loaded: {error}") from error
+    # A file that is missing or broken is a ValueError, KeyError, ImportError, ... or, of tokenizers, a mere Exception.
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ViewError(
+            f"{name_or_path}: no tokenizer can be loaded; see its tokenizer.json and config.json: {said}"
+        ) from error
     if not tokenizer.is_fast:
         raise ViewError(f"{name_or_path} has no fast tokenizer (tokenizer.json); choose an encoder that has one")
-    # Byte-level BPE (RoBERTa, GPT-2) refuses split text unless every word starts with a space.
-    if getattr(tokenizer, "add_prefix_space", None) is False:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, add_prefix_space=True, **kwargs)
+    # Where there is no file with a vocabulary, transformers makes a tokenizer of the special tokens alone.
+    if len(tokenizer) < 2 * len(set(tokenizer.all_special_ids)):
+        raise ViewError(f"{name_or_path}: the tokenizer has no vocabulary (tokenizer.json); choose an encoder that has one")
     return tokenizer
 
 
@@ -177,8 +187,7 @@ class _WindowMaker:
             raise ViewError(f"max_length {settings.max_length} must leave room for special tokens and be at most {limit}")
 
     def windows(self, text: TokenizedText, entities: Iterable[tuple[int, int]] | None) -> list[Window]:
-        # A word with more sub-words than a window is cut to what fits (see `row`), so it counts as that many.
-        lengths = np.minimum(np.bincount(text.word_ids, minlength=text.num_words), self.capacity)
+        lengths = self._lengths(text)
         sentences, most = text.sentence_starts, self.settings.max_sentences
         if entities is None:
             found = inference_windows(lengths, sentences, self.capacity, most, self.settings.stride)
@@ -186,6 +195,14 @@ class _WindowMaker:
             found = training_windows(lengths, sentences, self.capacity, most, entities)
         # A window of nothing but words without sub-words has nothing to read.
         return [window for window in found if lengths[window.first : window.end].any()]
+
+    def _lengths(self, text: TokenizedText) -> np.ndarray:
+        # A word with more sub-words than a window is cut to what fits (see `row`), so it counts as that many.
+        return np.minimum(np.bincount(text.word_ids, minlength=text.num_words), self.capacity)
+
+    def with_neighbours(self, text: TokenizedText, windows: list[Window], context: int) -> list[Window]:
+        """See `windows.with_neighbours`."""
+        return with_neighbours(windows, self._lengths(text), self.capacity, context)
 
     def words(self, text: TokenizedText, window: Window) -> np.ndarray:
         """Word index of each sub-word of a window."""
@@ -237,15 +254,28 @@ _LOST_FEATURE = {"lost": List({"type": Value("string"), "reason": Value("string"
 
 
 def window_rows(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings, first_document: int = 0
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: WindowSettings,
+    first_document: int = 0,
+    context: int = 0,
 ) -> list[dict]:
-    """Inference windows of texts, without `datasets`: the columns of `bilou_view` but `labels` and `lost`."""
+    """Inference windows of texts, without `datasets`: the columns of `bilou_view` but `labels` and `lost`.
+
+    With `context`, `in_context` of a row is the row of its window together with so many windows before and after it, as far as
+    they fit (`windows.with_neighbours`), and `shift` the number of tokens by which the window's own ones stand farther right.
+    """
     maker = _WindowMaker(tokenizer, settings)
-    return [
-        {"document": first_document + index} | maker.row(text, window)
-        for index, text in enumerate(tokenize_texts(texts, tokenizer))
-        for window in maker.windows(text, None)
-    ]
+    rows = []
+    for index, text in enumerate(tokenize_texts(texts, tokenizer)):
+        windows = maker.windows(text, None)
+        found = [{"document": first_document + index} | maker.row(text, window) for window in windows]
+        if context:
+            for row, window, wide in zip(found, windows, maker.with_neighbours(text, windows, context), strict=True):
+                first, start = np.searchsorted(text.word_ids, (wide.first, window.first))
+                row |= {"in_context": maker.row(text, wide), "shift": int(start - first)}
+        rows.extend(found)
+    return rows
 
 
 def bilou_view(
@@ -368,6 +398,9 @@ def _words_of_entities(documents: Dataset) -> np.ndarray:
 
 
 def _map(documents: Dataset, function, features: Features, name: str) -> Dataset:
+    if not len(documents):
+        # `map` leaves no columns of no documents.
+        return Dataset(features.arrow_schema.empty_table()).cast(features).with_format("numpy")
     # The cache of `datasets` would not notice a change of this module: always compute, it takes seconds.
     return documents.map(
         function,

@@ -1,10 +1,13 @@
-"""Training batches of stage 1 in which every entity type has a chance: `train_sampling_strategy: by_type`."""
+"""Orders of the training windows that depend on seed and epoch alone: by length, and by type (`by_type`, stage 1)."""
 
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 SPANS_PER_TYPE = 2
 """Spans of a drawn type that a batch holds at least: with fewer it has no positive pair."""
@@ -24,6 +27,46 @@ def count_types(view: Dataset) -> np.ndarray:
     counts = np.zeros((len(spans), int(types.max(initial=-1)) + 1), dtype=np.int32)
     np.add.at(counts, (window, types), 1)
     return counts
+
+
+class SamplerEpochs(TrainerCallback):
+    """Tells the samplers of training their epoch.
+
+    The Trainer does not reach them through what skips the batches of a resumed epoch and deals batches out to processes.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        sampler = getattr(train_dataloader, "batch_sampler", None)
+        while sampler is not None:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(int(state.epoch or 0))
+            sampler = getattr(sampler, "batch_sampler", getattr(sampler, "sampler", None))
+
+
+class LengthSampler(LengthGroupedSampler):
+    """Windows of about one length side by side (`group_by_length`), in an order that follows from `seed` and the epoch.
+
+    That of transformers follows from the state of torch, which a run resumed in the middle of an epoch does not have: it would
+    train on some windows twice and leave others out.
+
+    Args:
+        batch_size: windows of a batch of one process, of all its accumulated steps.
+        lengths: `(windows,)` tokens.
+        seed: of the order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iterator is for."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
+        self.generator = torch.Generator().manual_seed(int(state))
+        return super().__iter__()
 
 
 class TypeBatchSampler(Sampler[list[int]]):

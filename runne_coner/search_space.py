@@ -1,7 +1,7 @@
-"""What a search of hyperparameters chooses from: settings of a stage, each with a range or a list of values."""
+"""What a search of hyperparameters chooses from, settings of a stage with a range or a list of values each, and by what."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
@@ -20,8 +20,12 @@ TUNABLE = {"stage1": frozenset(f"{_SHARED} {_STAGE1}".split()), "stage2": frozen
 """Settings that may differ between trials: no documents or views, made once, follow from them."""
 
 
+DEFAULT_METRICS = ("macro_f1", "few_shot_f1", "neighbour_accuracy")
+"""Metrics whose sum a search maximises by default, of those that are measured: two of stage 2, and one of stage 1."""
+
+
 class SpaceError(ValueError):
-    """A space that cannot be searched; the message names the setting and what to change."""
+    """A space that cannot be searched, or not by such metrics; the message names the setting and what to change."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,37 @@ def split(owner: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings that are fields of a dataclass instance."""
     names = {item.name for item in fields(owner)}
     return {name: value for name, value in settings.items() if name in names}
+
+
+def default_metrics(known: Collection[str]) -> list[str]:
+    """Those of `DEFAULT_METRICS` that are among the known ones; `few_shot_f1` is only where there are few-shot types.
+
+    Raises:
+        SpaceError: none is known.
+    """
+    if names := [name for name in DEFAULT_METRICS if name in known]:
+        return names
+    raise SpaceError(
+        f"none of {', '.join(DEFAULT_METRICS)} is measured, only {', '.join(known)}; say what is to be optimised, as metric"
+        " of recipes/search.py or compute_objective of a Trainer, or give the Trainer compute_metrics"
+    )
+
+
+def metric_values(metrics: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The named metrics of an evaluation, in which their names begin with `eval_`; NaN, and so a failed trial, if missing."""
+    return {name: metrics.get(f"eval_{name}", math.nan) for name in names}
+
+
+def default_objective(metrics: Mapping[str, float]) -> float:
+    """What a search maximises by default, from the metrics of an evaluation; NaN where the network has diverged.
+
+    Raises:
+        SpaceError: the loss is finite, and none of `DEFAULT_METRICS` is measured.
+    """
+    known = [name.removeprefix("eval_") for name in metrics if name.startswith("eval_")]
+    if not math.isfinite(metrics.get("eval_loss", 0.0)) and set(DEFAULT_METRICS).isdisjoint(known):
+        return math.nan
+    return sum(metric_values(metrics, default_metrics(known)).values())
 
 
 def _parse_entry(name: str, entry: Any, kind: type) -> Range | Choice:

@@ -2,7 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
+from .collators import BilouCollator
 from .configuration import TrainingError
 from .decoding import SpanDecoder
 from .files import write_text
@@ -32,7 +35,9 @@ from .optimization import (
     set_learning_rates,
     with_lookahead,
 )
+from .samplers import LengthSampler, SamplerEpochs
 from .sampling import repeat_rare_windows
+from .search_space import default_objective
 from .span_scorer import drawn_spans, span_targets, word_spans
 from .tagging import IGNORE_INDEX
 from .training_args import RADAM, NestedNerTrainingArguments
@@ -54,6 +59,7 @@ class SpanTrainer(Trainer):
     def __init__(self, *args, loss: nn.Module | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self._given_loss = loss
+        self.add_callback(SamplerEpochs())
         self._begin(())
 
     def _make_loss(self) -> nn.Module:
@@ -65,6 +71,15 @@ class SpanTrainer(Trainer):
         self.loss = (self._given_loss or self._make_loss()).to(self.args.device)
         # A pruned trial leaves its last parts behind.
         self._parts: dict[bool, dict[str, list[Tensor]]] = {True: defaultdict(list), False: defaultdict(list)}
+
+    def hyperparameter_search(self, hp_space=None, compute_objective=None, n_trials=20, direction=None, *args, **kwargs):
+        """As `Trainer.hyperparameter_search`; without `compute_objective` it maximises `search_space.default_objective`.
+
+        The Trainer's own default would be the sum of all metrics, with parts of the loss among them.
+        """
+        if compute_objective is None:
+            compute_objective, direction = default_objective, direction or "maximize"
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction or "minimize", *args, **kwargs)
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         """As `Trainer.train`.
@@ -115,14 +130,20 @@ class SpanTrainer(Trainer):
         return super().create_optimizer(model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        check_same_network(self.model.config, Path(resume_from_checkpoint))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with _reading(resume_from_checkpoint):
+            check_same_network(self.model.config, Path(resume_from_checkpoint))
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        arguments = Path(checkpoint, ARGUMENTS_NAME) if checkpoint is not None else None
-        if arguments is not None and arguments.is_file():
-            check_same_optimizer(json.loads(arguments.read_text(encoding="utf-8")), self.args, Path(checkpoint))
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _reading(checkpoint):
+            arguments = Path(checkpoint, ARGUMENTS_NAME) if checkpoint is not None else None
+            if arguments is not None and arguments.is_file():
+                check_same_optimizer(json.loads(arguments.read_text(encoding="utf-8")), self.args, Path(checkpoint))
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _record(self, parts: dict[str, Tensor], training: bool) -> None:
         for name, value in parts.items():
@@ -135,6 +156,16 @@ class SpanTrainer(Trainer):
         means = {name: torch.stack(values).float().nanmean() for name, values in recorded.items()}
         gathered = {name: self.accelerator.gather(value[None]).nanmean().item() for name, value in means.items()}
         return {name: value for name, value in gathered.items() if not np.isnan(value)}
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        return LengthSampler(sampler.batch_size, list(sampler.lengths), self._data_seed)
 
     def _get_eval_sampler(self, eval_dataset):
         # The Trainer would group evaluation batches by length too, and the scores need the windows in their order.
@@ -259,6 +290,25 @@ class SpanTrainer(Trainer):
         return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
 
 
+@contextmanager
+def _reading(checkpoint: str | None) -> Iterator[None]:
+    """What cannot be read of a checkpoint is said in one line.
+
+    Raises:
+        TrainingError: a file is missing, empty or damaged.
+    """
+    try:
+        yield
+    except TrainingError:
+        raise
+    # Files of many kinds are read there, and what is wrong with one may be an EOFError, a SafetensorError, a KeyError, ...
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"{checkpoint} cannot be resumed from ({type(error).__name__}: {said}): give an earlier checkpoint, or start anew"
+        ) from error
+
+
 def named_entity_loss(args: NestedNerTrainingArguments) -> NamedEntityLoss:
     """The loss of stage 2 with the settings of `args`."""
     settings = (args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor)
@@ -276,6 +326,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     Args:
         model: None with `model_init`.
         loss: default `named_entity_loss(args)`.
+        data_collator: default `BilouCollator(processing_class)`.
         swapped_windows: BILOU view of the copies that `swap_share` asks for (`entity_swap.swapped_documents`); they are
             trained on beside `train_dataset`, and not counted where frequencies of tags or types are.
     Raises:
@@ -293,6 +344,8 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     ):
         if args.swap_share and swapped_windows is None:
             raise ValueError("swap_share needs the copies with other mentions; give swapped_windows, or leave it out")
+        if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
+            kwargs["data_collator"] = BilouCollator(kwargs["processing_class"])
         super().__init__(model, args, loss=loss, **kwargs)
         self.label_names = ["labels"]
         self.decoder = SpanDecoder(self.model.config)
@@ -352,6 +405,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._check_labels(inputs)
         twice = model.training and self.args.rdrop_weight > 0
         if twice:
             inputs = {name: torch.cat([value, value]) for name, value in inputs.items()}
@@ -372,6 +426,19 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
             parts |= {"loss": parts["loss"] + self.args.rdrop_weight * divergence, "rdrop_loss": divergence}
         self._record(parts, training=model.training)
         return (parts["loss"], outputs) if return_outputs else parts["loss"]
+
+    def _check_labels(self, inputs: Mapping[str, Tensor]) -> None:
+        config = self.model.config
+        if "labels" not in inputs:
+            raise ValueError(
+                "the windows have no labels, which losses and scores need: give a `bilou_view`, or predict by"
+                " pipeline('nested-ner', ...)"
+            )
+        if (given := inputs["labels"].shape[-1]) != len(config.heads):
+            raise ValueError(
+                f"the labels are for {given} heads, the model has {len(config.heads)} ({len(config.entity_types)} types at"
+                f" {config.levels} levels): give `bilou_view` the types and levels of the model"
+            )
 
     def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
         """Decoded tags and labels, both int8 `(batch, tokens, heads)`."""

@@ -86,7 +86,14 @@ class _SpanTrainingArguments(TrainingArguments):
             )
             self.bf16, self.mixed_precision = False, "no"
         # NaN and infinity are numbers to the parser, and would show only as a loss of NaN after the first step.
-        shared = ("learning_rate", "weight_decay", "warmup_steps", "label_smoothing_factor", "lookahead_alpha")
+        shared = (
+            "learning_rate",
+            "num_train_epochs",
+            "weight_decay",
+            "warmup_steps",
+            "label_smoothing_factor",
+            "lookahead_alpha",
+        )
         for name in (*shared, *self._finite()):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -95,6 +102,21 @@ class _SpanTrainingArguments(TrainingArguments):
             raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
         if not 0.0 <= self.label_smoothing_factor < 1.0:
             raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_train_epochs < 0:
+            raise ValueError(f"num_train_epochs must not be negative, got {self.num_train_epochs}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not 0.0 <= self.adam_epsilon < math.inf:
+            raise ValueError(f"adam_epsilon must be 0 or more, got {self.adam_epsilon}")
+        for name in ("seed", "data_seed"):
+            if not 0 <= (getattr(self, name) or 0) < 2**32:
+                raise ValueError(f"{name} must lie between 0 and {2**32 - 1}, got {getattr(self, name)}")
+        if self.batch_eval_metrics or not self.eval_do_concat_batches:
+            raise ValueError("all windows are evaluated together: leave out batch_eval_metrics and eval_do_concat_batches")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collators read columns that forward() does not")
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:

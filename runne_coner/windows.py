@@ -93,6 +93,28 @@ def inference_windows(
     return windows
 
 
+def with_neighbours(windows: list[Window], lengths: np.ndarray, capacity: int, context: int) -> list[Window]:
+    """Each window together with up to `context` windows before and after it, the nearest first, as far as they fit.
+
+    Args:
+        windows: of a text, in order.
+        lengths: sub-words of each word, `(words,)`.
+        capacity: sub-words of a window, without special tokens.
+    """
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    widened = []
+    for index, window in enumerate(windows):
+        low = high = index
+        for _ in range(context):
+            for left, right in ((1, 0), (0, 1)):
+                before, after = low - left, high + right
+                inside = before >= 0 and after < len(windows)
+                if inside and ends[windows[after].end] - ends[windows[before].first] <= capacity:
+                    low, high = before, after
+        widened.append(Window(windows[low].first, windows[high].end, window.core_first, window.core_end))
+    return widened
+
+
 def _units(sentences: np.ndarray, num_words: int) -> list[tuple[int, int]]:
     if num_words == 0:
         return []

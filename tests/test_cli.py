@@ -51,6 +51,18 @@ def test_predict_reads_brat_folders_and_text_files(model, tmp_path):
         assert [document.id for document in read_annotations(output)] == ids
 
 
+def test_predict_in_context(model, tmp_path, capsys):
+    write_runne([Document(1, f"{TEXT} {TEXT}")], tmp_path / "in.jsonl")
+    argv = ["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    found = []
+    for context in ("0", "2"):
+        main([*argv, "--context", context])
+        found.append(read_documents(tmp_path / "out.jsonl")[0].entities)
+    assert found[0] == found[1] and len(found[0]) == 6
+    capsys.readouterr()
+    assert "--context" in failure(capsys, *argv, "--context=-1")
+
+
 def test_predict_threshold(model, tmp_path):
     write_runne([Document(1, TEXT)], tmp_path / "in.jsonl")
     argv = ["predict", "--model", str(model), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "span_metrics": {"silhouette", "files"},
     "trainers": {
         *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling", "optimization", "configuration", "decoding", "span_scorer"),
+        *("files", "sampling", "samplers", "optimization", "configuration", "decoding", "span_scorer", "search_space"),
     },
     "contrastive": {
         *("trainers", "modeling", "metric_losses", "pair_weights", "training_args", "gathering", "samplers", "span_metrics"),

@@ -153,7 +153,10 @@ def test_the_scorer_of_spans_goes_with_the_export(folder_of, wordpiece_encoder, 
     assert (folder / SCORER_FILE).stat().st_size < 100_000  # what the graph holds is not there again
     answers = load_pipeline(str(folder))(TEXTS)
     if not int8:
-        for given, wanted in zip(answers, load_pipeline(source)(TEXTS), strict=True):
+        joined = " ".join(TEXTS)
+        answered = [*answers, load_pipeline(str(folder))(joined, context=1)]
+        by_torch = load_pipeline(source)
+        for given, wanted in zip(answered, [*by_torch(TEXTS), by_torch(joined, context=1)], strict=True):
             assert [entity["score"] for entity in given] == pytest.approx([entity["score"] for entity in wanted], abs=1e-3)
             assert [entity | {"score": 0} for entity in given] == [entity | {"score": 0} for entity in wanted]
     # Saved again it is whole; without the file it is refused.

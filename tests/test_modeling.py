@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 import runne_coner.modeling
-from runne_coner.configuration import SPAN_POOLINGS, CoNERConfig
+from runne_coner.configuration import SPAN_POOLINGS, CoNERConfig, ModelError
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder, pool_spans
 from runne_coner.viterbi import uniform_priors
 
@@ -293,6 +294,117 @@ def test_heads_need_types(bert_folder):
         CoNERForTokenClassification.from_encoder(str(bert_folder), CoNERConfig())
 
 
+# -- what is not whole --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["encoder", "model"])
+def saved(request, bert_folder, tmp_path):
+    """A copy of a plain encoder, and a model of stage 2, to be broken."""
+    if request.param == "encoder":
+        return shutil.copytree(bert_folder, tmp_path / "encoder")
+    recognizer(bert_folder).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(folder, **settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
+
+
+def refused(folder, message):
+    """Both networks refuse to start from the folder, in one line that begins with its name."""
+    for start in (recognizer, span_encoder):
+        with pytest.raises(ModelError, match=message) as error:
+            start(folder)
+        assert str(error.value).startswith(f"{folder}: cannot be loaded") and "\n" not in str(error.value)
+
+
+def test_a_folder_without_weights_is_refused(saved):
+    (saved / "model.safetensors").unlink()
+    refused(saved, r"no file named model\.safetensors.*; get the file again, or give another folder$")
+
+
+@pytest.mark.parametrize("rest", [0, 7, 200, -100])
+def test_weights_that_are_cut_off_are_refused(saved, rest):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:rest])
+    refused(saved, r"weights \(model\.safetensors\) are damaged")
+
+
+def test_weights_of_another_width_are_refused(saved):
+    config = json.loads((saved / "config.json").read_text())
+    narrow = {"hidden_size": 16}
+    edit(saved, **({"encoder": config["encoder"] | narrow} if "encoder" in config else narrow))
+    refused(saved, r"weights \(model\.safetensors\) do not fit config\.json")
+
+
+def test_pickled_weights_of_a_model_are_refused(bert_folder, tmp_path):
+    model = recognizer(bert_folder)
+    model.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    refused(tmp_path, r"no file named model\.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"", b"\xff"])
+def test_a_broken_configuration_is_refused(saved, content):
+    (saved / "config.json").write_bytes(content)
+    refused(saved, r"config\.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "unheard-of"}, "unheard-of"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"num_attention_heads": 5}, "attention heads"),
+        ({"hidden_act": "unheard-of"}, "KeyError: 'unheard-of'"),
+    ],
+)
+def test_an_encoder_that_cannot_be_made_is_refused(bert_folder, tmp_path, settings, message):
+    folder = shutil.copytree(bert_folder, tmp_path / "encoder")
+    edit(folder, **settings)
+    refused(folder, f"config.json.*{message}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"entity_types": ["LAW", "CITY", "LAW"]}, r"entity_types holds \['LAW'\] twice"),
+        ({"entity_types": []}, "entity_types is empty"),
+        ({"levels": "2"}, "levels must be .*, got '2'"),
+        ({"encoder": {"model_type": "unheard-of"}}, "model_type 'unheard-of' is unknown"),
+        ({"encoder": None}, "KeyError"),
+    ],
+)
+def test_a_saved_model_whose_settings_cannot_be_meant_is_refused(bert_folder, tmp_path, settings, message):
+    recognizer(bert_folder).save_pretrained(tmp_path)
+    edit(tmp_path, **settings)
+    with pytest.raises(ModelError, match=f"^{tmp_path}: cannot be loaded, see its config.json: .*{message}"):
+        recognizer(tmp_path)
+    with pytest.raises(ModelError, match=f"^{tmp_path}: cannot be loaded, see its config.json: .*{message}"):
+        CoNERForTokenClassification.from_pretrained(tmp_path)
+
+
+def test_what_the_hub_says_is_passed_on(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("We couldn't connect to the Hub.\nCheck your internet connection.")
+
+    monkeypatch.setattr("runne_coner.modeling.AutoConfig.from_pretrained", fail)
+    with pytest.raises(ModelError) as error:
+        recognizer("owner/name")
+    assert str(error.value) == "owner/name: cannot be loaded: We couldn't connect to the Hub. Check your internet connection"
+
+
+def test_other_errors_keep_their_traceback(bert_folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("runne_coner.modeling.AutoModel.from_pretrained", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        recognizer(bert_folder)
+
+
 # -- pooling (eq. 1-2) --------------------------------------------------------------------------------------------------
 
 
@@ -421,7 +533,19 @@ def test_configs_do_not_share_their_lists():
     [
         ({"entity_types": ["LAW", "CITY", "LAW"]}, "LAW.*twice"),
         ({"entity_types": TYPES, "few_shot_types": ["PLANET"]}, "PLANET"),
+        ({"entity_types": "LAW"}, "entity_types must be a list of names, got 'LAW'"),
+        ({"entity_types": 5}, "entity_types.*5"),
+        ({"entity_types": [["LAW"]]}, "entity_types.*LAW"),
+        ({"few_shot_types": "LAW"}, "few_shot_types must be a list of names, got 'LAW'"),
+        ({"encoder": "bert"}, "encoder must be a configuration.*'bert'"),
+        ({"encoder": {}}, "encoder: model_type None is unknown"),
         ({"levels": 0}, "levels.*0"),
+        ({"levels": "2"}, "levels must be at least 1, a whole number, got '2'"),
+        ({"levels": 1.5}, "levels.*1.5"),
+        ({"levels": True}, "levels.*True"),
+        ({"max_length": "128"}, "max_length.*'128'"),
+        ({"head_dropout": "0"}, "head_dropout.*'0'"),
+        ({"head_dropout": 1.5}, "head_dropout.*1.5"),
         ({"level_order": "inner"}, "level_order.*'inner'"),
         ({"span_pooling": "last"}, "span_pooling.*'last'"),
         ({"projection_size": -1}, "projection_size.*-1"),

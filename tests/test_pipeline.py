@@ -150,6 +150,9 @@ def test_levels_are_merged_by_the_stated_rule(recognize):
         ({"batch_size": -3}, ValueError, "batch_size must be at least 1, got -3"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
         ({"batch_size": "8"}, TypeError, "batch_size must be a whole number, got '8'"),
+        ({"context": -1}, ValueError, "context must be 0 or more windows, got -1"),
+        ({"context": 1.0}, TypeError, "context must be a whole number of windows, got 1.0"),
+        ({"context": True}, TypeError, "context must be a whole number of windows, got True"),
         ({"threshold": 1.01}, ValueError, "threshold must lie in"),
         ({"threshold": -0.1}, ValueError, "threshold must lie in"),
         ({"threshold": float("nan")}, ValueError, "threshold must lie in"),
@@ -315,3 +318,47 @@ def test_a_model_loads_in_half_precision(folder):
     recognizer = load_pipeline(str(folder), dtype=torch.bfloat16)
     assert {weight.dtype for weight in recognizer.model.parameters()} == {torch.bfloat16}
     assert found(recognizer(SENTENCE)) == EXPECTED
+
+
+# -- Context ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def untrained(wordpiece_encoder):
+    """A pipeline of a network with layers, so that what it says to a sentence depends on those around it."""
+    config = CoNERConfig(entity_types=TYPES, levels=2, max_length=48, candidate_paths=2)
+    torch.manual_seed(0)
+    model = CoNERForTokenClassification.from_encoder(wordpiece_encoder, config)
+    return pipeline("nested-ner", model=model, tokenizer=AutoTokenizer.from_pretrained(wordpiece_encoder))
+
+
+def test_context_changes_nothing_where_the_model_does_not_look_at_it(recognize):
+    text = " ".join([SENTENCE] * 3)
+    alone, twice = recognize(text), recognize(text, context=1)
+    assert len(alone) == 3 * len(EXPECTED)
+    for one, other in zip(alone, twice, strict=True):
+        assert one | {"score": 0} == other | {"score": 0} and one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_context_takes_the_mean_of_a_window_alone_and_among_its_neighbours(untrained, monkeypatch):
+    text = "Мэр Казани. Закон о мэре. Ольга в Перми."
+    given = []
+    decode = untrained.decoder.decode
+    monkeypatch.setattr(untrained.decoder, "decode", lambda *args: given.append(args) or decode(*args))
+    untrained(text, context=1)
+    (cases, logits, features, *_), *more = given
+    assert not more and cases.shape[0] == 3
+    rows = {tuple(row["core"]): row for row in untrained.preprocess(text, context=1)}
+    assert [row["shift"] > 0 for row in rows.values()] == [False, True, True]
+    ordered = sorted(rows.values(), key=lambda row: row["in_context"]["length"])
+    for index, row in enumerate(ordered):
+        inside = slice(1, row["length"] - 1)
+        shifted = slice(1 + row["shift"], row["length"] - 1 + row["shift"])
+        wide = row["in_context"]
+        assert list(row["input_ids"][inside]) == list(wide["input_ids"][shifted])
+        outputs = [untrained.model(input_ids=torch.tensor(one["input_ids"])[None].long()) for one in (row, wide)]
+        logs = [out.logits[0].log_softmax(-1)[part] for out, part in zip(outputs, (inside, shifted), strict=True)]
+        assert not torch.allclose(*logs, atol=1e-4)
+        assert torch.allclose(logits[index, inside], sum(logs) / 2, atol=1e-5)
+        seen = [out.span_features[0, part] for out, part in zip(outputs, (inside, shifted), strict=True)]
+        assert torch.allclose(features[index, inside], sum(seen) / 2, atol=1e-5)

@@ -1,5 +1,6 @@
 """Words, sentences, sub-words, windows and views: offsets survive any text, and no entity vanishes without a count."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from datasets import Dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from runne_coner.arguments import DataArguments, UsageError, load_corpus
 from runne_coner.documents import FEATURES
 from runne_coner.encoders import EncoderError, resolve_encoder
 from runne_coner.metric_losses import LOSSES
@@ -29,7 +31,7 @@ from runne_coner.preprocessing import (
     window_rows,
 )
 from runne_coner.tagging import FIRST, IGNORE_INDEX, LAST, MIDDLE, SPECIAL, WHOLE, character_spans, nesting_levels
-from runne_coner.windows import WindowSettings, inference_windows, training_windows
+from runne_coner.windows import Window, WindowSettings, inference_windows, training_windows, with_neighbours
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -133,6 +135,42 @@ def test_encoder_without_fast_tokenizer_is_refused(wordpiece_encoder, monkeypatc
         load_tokenizer(wordpiece_encoder)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer.json": None, "tokenizer_config.json": None}, "has no vocabulary .tokenizer.json."),
+        ({"tokenizer.json": None}, "no tokenizer can be loaded.*tokenizer.json"),
+        ({"tokenizer.json": b""}, "no tokenizer can be loaded.*tokenizer.json.*JSONDecodeError"),
+        ({"tokenizer.json": b"[]"}, "no tokenizer can be loaded.*tokenizer.json.*TypeError"),
+        ({"tokenizer.json": b'{"version": "1.0"}'}, "no tokenizer can be loaded.*tokenizer.json.*KeyError"),
+        ({"tokenizer.json": b'{"added_tokens": [], "model": {}}'}, "no tokenizer can be loaded.*tokenizer.json.*did not match"),
+        ({"tokenizer_config.json": b"{"}, "no tokenizer can be loaded.*JSONDecodeError"),
+        ({"config.json": b"{"}, "no tokenizer can be loaded.*config.json"),
+        ({"config.json": b"[]"}, "no tokenizer can be loaded.*config.json"),
+    ],
+)
+def test_encoder_without_a_whole_tokenizer_is_refused(files, message, wordpiece_encoder, tmp_path):
+    folder = shutil.copytree(wordpiece_encoder, tmp_path / "encoder")
+    for name, content in files.items():
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(ViewError, match=f"{folder}.*{message}"):
+        load_tokenizer(str(folder))
+
+
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("We couldn't connect to the Hub.\nCheck your internet connection.")
+
+    monkeypatch.setattr("runne_coner.preprocessing.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(ViewError, match=r"^owner/name: no tokenizer can be loaded: We couldn't connect to the Hub\."):
+        load_tokenizer("owner/name")
+
+
+def test_an_empty_list_of_types_is_refused():
+    with pytest.raises(UsageError, match="entity_types: the list is empty; name the types to learn, or leave it out"):
+        load_corpus(DataArguments("sample", entity_types=[]), seed=1)
+
+
 @pytest.mark.parametrize("sign", INVISIBLE)
 @pytest.mark.parametrize("pattern", ["{}", "{0}{0} {0}", "{}Анна", "Анна{}", "Анна {} в Перми", "Ан{}на", "\n{}\n"])
 def test_words_without_subwords_keep_their_offsets(sign, pattern, any_encoder):
@@ -205,6 +243,22 @@ def test_training_windows(drawn):
     borders = [s for s in starts if s not in joined]
     for window in windows if most else ():
         assert sum(window.first < s < window.end for s in borders) < most
+
+
+def test_windows_with_their_neighbours_as_far_as_they_fit():
+    windows = [Window(first, first + 2, first, first + 2) for first in (0, 2, 4, 6)]
+    lengths = np.array([1, 1, 1, 1, 5, 1, 1, 1])
+
+    def reach(capacity: int, context: int) -> list[tuple[int, int]]:
+        found = with_neighbours(windows, lengths, capacity, context)
+        assert [(window.core_first, window.core_end) for window in found] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+        return [(window.first, window.end) for window in found]
+
+    assert reach(100, 1) == [(0, 4), (0, 6), (2, 8), (4, 8)]
+    assert reach(100, 2) == [(0, 6), (0, 8), (0, 8), (2, 8)]
+    # The third window alone holds 6 sub-words; of two neighbours that fit one by one, the one before comes first.
+    assert reach(8, 1) == [(0, 4), (0, 4), (2, 6), (4, 8)]
+    assert reach(5, 3) == [(0, 4), (0, 4), (4, 6), (6, 8)]
 
 
 @given(cut_up_texts(), st.integers(0, 15))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
-from huggingface_hub import HfApi
 from transformers import AutoModel, TrainingArguments
 
 from runne_coner.arguments import DataArguments, EncoderArguments
@@ -91,12 +90,12 @@ def corpora(tmp_path_factory):
 def hub(tmp_path_factory, cache):
     """Environment in which the Hub is the stand-in server, where `org` may be written to and a small encoder lies."""
     with HubServer({"hf_reader": "reader"}, {"reader": ["org", "FacebookAI"]}) as server:
-        api = HfApi(endpoint=server.endpoint, token="hf_reader")
-        api.create_repo("FacebookAI/xlm-roberta-base")
-        encoder = resolve_encoder("e5-small-ru", cache)
-        api.upload_folder(repo_id="FacebookAI/xlm-roberta-base", folder_path=encoder)
         settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_reader", "HF_HUB_DISABLE_XET": "1"}
-        yield settings | {"HF_HOME": str(tmp_path_factory.mktemp("hub"))}
+        settings["HF_HOME"] = str(tmp_path_factory.mktemp("hub"))
+        folder = resolve_encoder("e5-small-ru", cache)
+        upload = ["upload", "FacebookAI/xlm-roberta-base", folder, ".", "--exclude=README.md"]
+        subprocess.run([Path(sys.executable).parent / "hf", *upload], env=os.environ | settings, check=True)
+        yield settings
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,11 @@ def test_checkpoint_to_resume(tmp_path):
     for word in ("last", "True", True, "yes"):
         assert checkpoint_to_resume(word, str(tmp_path)) == str(tmp_path / "checkpoint-10")
     assert checkpoint_to_resume(str(tmp_path / "checkpoint-2"), "") == str(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("")
+    with pytest.raises(UsageError, match="checkpoint-2/trainer_state.json is damaged"):
+        checkpoint_to_resume(str(tmp_path / "checkpoint-2"), "")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").unlink()  # what a run leaves that is killed while it writes
+    assert checkpoint_to_resume("last", str(tmp_path)) == str(tmp_path / "checkpoint-9")
 
 
 # -- Corpora ------------------------------------------------------------------------------------------------------------
@@ -472,6 +477,16 @@ def test_rare_types_are_favoured_in_decoding(tmp_path, wordpiece_encoder):
     assert difference[..., 1, :].abs().max() < 1e-4 and difference[..., 0, 0].abs().max() < 1e-4
 
 
+def test_a_corpus_without_anything_to_swap_is_trained_on_without_copies(tmp_path, wordpiece_encoder, capsys):
+    for split in ("train", "dev"):
+        write_runne([Document(1, "Закон о мэре", (Entity(8, 12, "PERSON"),))], tmp_path / f"{split}.jsonl")
+    run_stage2(
+        *("--dataset", tmp_path, "--model_name_or_path", wordpiece_encoder, "--output_dir", tmp_path / "run"),
+        *("--swap_share", 0.3, "--max_steps", 1),
+    )
+    assert "swap_share: 0 copies" in capsys.readouterr().out and (tmp_path / "run" / "model.safetensors").is_file()
+
+
 def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, capsys):
     """One document to train on; a second run knows LAW no more and adds CITY, with all that heads can start from."""
     corpus = tmp_path / "corpus"
@@ -488,6 +503,7 @@ def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, cap
     argv = ["--dataset", corpus, "--model_name_or_path", first, "--output_dir", second, "--levels", 2, "--learning_rate", 0]
     run_stage2(*argv, "--head_learning_rate", 0, "--head_init", "centroids", "--ema_decay", 0.9)
     printed = capsys.readouterr().out
+    assert "scorer of spans: kept\n" in printed and "changes nothing" not in printed
     assert "heads kept (1): PERSON\n" in printed and "heads left out (1): LAW\n" in printed
     assert "heads new (3): CITY, CITY@2, PERSON@2\n" in printed
     before, after = (AutoModelForTokenClassification.from_pretrained(folder) for folder in (first, second))
@@ -495,6 +511,10 @@ def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, cap
     kept = [x.classifier.weight.unflatten(0, (-1, 5))[head] for x, head in zip((before, after), heads, strict=True)]
     assert torch.equal(*kept)
     assert torch.equal(*(x.encoder.embeddings.word_embeddings.weight for x in (before, after)))
+    third = ["--dataset", corpus, "--model_name_or_path", second, "--output_dir", tmp_path / "third", "--max_steps", 1]
+    run_stage2(*third, "--levels", 2, "--head_init", "centroids", "--candidate_paths", 0)
+    printed = capsys.readouterr().out
+    assert "scorer of spans: left out\n" in printed and "head_init centroids changes nothing" in printed
     # Random rows have a length of about 0.02 x sqrt(32); a head that starts at a centroid points somewhere.
     city_rows = after.classifier.weight.unflatten(0, (-1, 5))[after.config.heads.index("CITY")]
     assert city_rows[1:].norm(dim=1).min() > 3 * city_rows[0].norm()
@@ -599,6 +619,23 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--type_mapping", "{"], "type_mapping"),
         ("stage1", ["--loss", "supcon", "--overlap_weight", "2"], "supcon cannot honour overlap_weight"),
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
+        ("stage1", ["--seed", "-1"], "seed must lie between 0 and"),
+        ("stage2", ["--seed", "-1"], "seed must lie between 0 and"),
+        ("stage2", ["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1"),
+        ("stage2", ["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size must be at least 1"),
+        ("stage2", ["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be at least 1"),
+        ("stage2", ["--num_train_epochs", "nan"], "num_train_epochs must be a finite number"),
+        ("stage2", ["--num_train_epochs", "-2"], "num_train_epochs must not be negative"),
+        ("stage2", ["--adam_beta1", "1.5"], "adam_beta1 must lie in"),
+        ("stage2", ["--adam_epsilon", "-1"], "adam_epsilon must be 0 or more"),
+        ("stage2", ["--eval_do_concat_batches", "false"], "leave out batch_eval_metrics and eval"),
+        ("stage2", ["--batch_eval_metrics", "true"], "leave out batch_eval_metrics and eval"),
+        ("stage2", ["--prediction_loss_only", "true", "--metric_for_best_model", "macro_f1"], "macro_f1"),
+        (
+            "stage2",
+            ["--ce_weight", "0", "--dice_weight", "1", "--label_smoothing_factor", "0.1"],
+            "label_smoothing_factor 0.1 .*",
+        ),
         ("stage2", ["--levels", "0"], "levels must be at least 1"),
         ("stage2", ["--level_order", "outer"], "level_order must be one of.*'outer'"),
         ("stage2", ["--head_init", "zero"], "head_init.*'zero'"),

@@ -1,6 +1,7 @@
 """Search of hyperparameters: the space, trials of both Trainers, and the recipe with its study on disk."""
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import fields
@@ -22,7 +23,7 @@ from runne_coner.documents import from_row, write_runne
 from runne_coner.metrics import make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.preprocessing import bilou_view, entity_view, load_tokenizer
-from runne_coner.search_space import TUNABLE, Choice, Range, SpaceError, draw, parse_space
+from runne_coner.search_space import TUNABLE, Choice, Range, SpaceError, default_objective, draw, parse_space
 from runne_coner.tagging import WHOLE, O, U
 from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
@@ -280,6 +281,64 @@ def test_settings_that_no_trainer_has(make_stage2):
             searched(make_stage2(), [{name: value}])
 
 
+def searched_by_default(trainer, rates):
+    """The study of a search without `compute_objective` over these learning rates, and the metrics of each trial."""
+    storage = optuna.storages.InMemoryStorage()
+    evaluate, measured = trainer.evaluate, []
+    trainer.evaluate = lambda *args, **kwargs: measured.append(evaluate(*args, **kwargs)) or measured[-1]
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", rates)},
+        n_trials=len(rates),
+        backend="optuna",
+        storage=storage,
+        study_name="study",
+        sampler=optuna.samplers.GridSampler({"learning_rate": rates}, seed=0),
+    )
+    return optuna.load_study(study_name="study", storage=storage), measured
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage2 without few-shot types"])
+def test_by_default_a_search_maximises_what_the_recipe_does(make_stage1, make_stage2, stage):
+    trainer = (make_stage1 if stage == "stage1" else make_stage2)(max_grad_norm=0.0)
+    if stage != "stage1":
+        # After so few steps all scores are 0.
+        scores = {"micro_f1": 0.9, "macro_f1": 0.5, "few_shot_f1": 0.25, "f1_DISEASE": 0.25}
+        if "without" in stage:
+            del scores["few_shot_f1"]
+        trainer.compute_metrics = lambda prediction: dict(scores)
+    study, measured = searched_by_default(trainer, [1e-2, 1e30, 3e-2])
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    # A diverged trial measures nothing, and fails alone.
+    states = {trial.params["learning_rate"]: trial.state.name for trial in study.trials}
+    assert states == {1e-2: "COMPLETE", 1e30: "FAIL", 3e-2: "COMPLETE"}
+    for trial, metrics in zip(study.trials, measured, strict=True):
+        if trial.state.name == "COMPLETE":
+            assert trial.value == {"stage1": metrics.get("eval_neighbour_accuracy"), "stage2": 0.75}.get(stage, 0.5) > 0
+
+
+def test_the_direction_of_the_default_objective_can_be_given(make_stage2):
+    storage = optuna.storages.InMemoryStorage()
+    make_stage2(max_steps=1).hyperparameter_search(
+        lambda trial: {}, None, 1, "minimize", "optuna", storage=storage, study_name="a"
+    )
+    assert optuna.load_study(study_name="a", storage=storage).direction == optuna.study.StudyDirection.MINIMIZE
+
+
+def test_the_default_objective_counts_no_loss():
+    metrics = {"eval_loss": 3.0, "eval_ce_loss": 2.0, "eval_f1_DISEASE": 1.0, "eval_micro_f1": 0.9, "eval_runtime": 7.0}
+    assert default_objective(metrics | {"eval_macro_f1": 0.5, "eval_few_shot_f1": 0.25, "epoch": 4.0}) == 0.75
+    assert default_objective(metrics | {"eval_macro_f1": 0.5}) == 0.5
+    assert default_objective({"eval_loss": 3.0, "eval_pair_auc": 0.9, "eval_neighbour_accuracy": 0.125}) == 0.125
+    assert math.isnan(default_objective({"eval_loss": math.nan}))
+
+
+def test_a_trainer_that_measures_no_score_needs_an_objective(make_stage2):
+    trainer = make_stage2(max_steps=1)
+    trainer.compute_metrics = None
+    with pytest.raises(SpaceError, match="none of macro_f1, .* only loss, .*compute_objective"):
+        searched_by_default(trainer, [1e-2, 1e-3])
+
+
 # -- The recipe ---------------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +455,28 @@ def test_the_result_is_without_what_its_values_make_idle(search, folder):
     search.stage2.main(["--config", str(folder / "search" / "best.yaml"), "--max_steps", "1"])
 
 
+def test_options_of_the_stage_in_every_spelling(search, folder):
+    """They are written as they were given: with dashes or a `no` before them, and settings that are objects to the Trainer."""
+    options = ["--head-learning-rate", "2e-3", "--no-calibrate-scores", "--lr-scheduler-type=cosine"]
+    options += ["--few-shot-types", "DISEASE", "PERSON", "--accelerator_config", '{"split_batches": false}']
+    run(search, folder, "--trials", 1, *options, "--do-train")
+    for name in ("trial", "best"):
+        path = folder / "search" / f"{name}.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert content["head_learning_rate"] == 2e-3 and content["lr_scheduler_type"] == "cosine"
+        assert content["calibrate_scores"] is False and content["do_train"] is True
+        assert content["few_shot_types"] == ["DISEASE", "PERSON"]
+        assert not [key for key in content if "-" in key or key.startswith("no_")]
+        _, _, training, _ = parse_settings(["--config", str(path)], search.STAGES["stage2"], path, "")
+        assert training.accelerator_config.split_batches is False and training.head_learning_rate == 2e-3
+    # The same options in another spelling go on with the same search.
+    options[0] = "--head_learning_rate"
+    run(search, folder, "--trials", 1, *options, "--do_train", "true")
+    # This one would have every tensor looked at, by code that cannot.
+    given = search.named_settings(["--debug", "underflow_overflow"], search.STAGES["stage2"])
+    assert yaml.safe_load(search.stage_yaml(given)) == {"debug": ["underflow_overflow"]}
+
+
 def stopping(make_trainer):
     def make(*args, **kwargs):
         trainer = make_trainer(*args, **kwargs)
@@ -452,6 +533,16 @@ def test_settings_of_a_search_that_never_began_bind_nobody(search, folder):
     assert len(run(search, folder, "--trials", "1")["trials"]) == 1
 
 
+def test_a_search_that_never_began_leaves_no_direction(search, folder):
+    with pytest.raises(INPUT_ERRORS, match="nowhere"):
+        run(search, folder, "--metric", "loss", "--dataset", folder / "nowhere")
+    result = run(search, folder, "--trials", 1, "--metric", "macro_f1")
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'search.db'}")
+    assert result["direction"] == "maximize" and study.direction == optuna.study.StudyDirection.MAXIMIZE
+    # One that began keeps its trials.
+    assert len(run(search, folder, "--trials", 2, "--metric", "macro_f1")["trials"]) == 2
+
+
 def test_a_damaged_search_is_named(search, folder):
     (folder / "search").mkdir()
     (folder / "search" / "search.db").write_text("no database, but text that is long enough to be taken for one" * 9)
@@ -463,6 +554,22 @@ def test_the_time_is_up(search, folder, capsys):
     result = run(search, folder, "--max_hours", "1e-9")
     assert result["best"] is None and len(result["trials"]) <= 1
     assert "goes on" in capsys.readouterr().out and not (folder / "search" / "best.yaml").exists()
+
+
+@pytest.mark.parametrize("place", ["option", "dashes", "trial_settings", "stage"])
+def test_a_search_writes_no_secret(search, folder, place, capsys):
+    secret, argv = "hf_" + "x" * 30, []
+    if place == "stage":
+        with (folder / "stage2.yaml").open("a", encoding="utf-8") as file:
+            file.write(f"hub_token: {secret}\n")
+    elif place == "trial_settings":
+        argv = ["--trial_settings", json.dumps({"hub_token": secret})]
+    else:
+        argv = ["--hub_token" if place == "option" else "--hub-token", secret]
+    with pytest.raises(search.UsageError, match="^hub_token: a search pushes nothing.* leave it out$") as error:
+        run(search, folder, *argv)
+    assert secret not in str(error.value) and secret not in "".join(capsys.readouterr())
+    assert not [path for path in (folder / "search").rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize(

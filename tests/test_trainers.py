@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from runne_coner.configuration import CoNERConfig, TrainingError
 from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.entity_swap import SwapSettings, swapped_documents
 from runne_coner.metric_losses import LOSSES
-from runne_coner.metrics import make_compute_metrics
+from runne_coner.metrics import ScoreError, make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
@@ -507,15 +508,64 @@ def test_degenerate_batches_are_never_nan(stage1, kind, bf16):
 # -- Files --------------------------------------------------------------------------------------------------------------
 
 
-def test_resumed_training_ends_where_the_uninterrupted_one_does(stage2):
-    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+@pytest.mark.parametrize("strategy", ["group_by_length", "random", "batch_rebalance"])
+def test_resumed_training_ends_where_the_uninterrupted_one_does(stage2, strategy):
+    # The checkpoint lies in the middle of the second epoch.
+    settings = {"save_strategy": "steps", "num_train_epochs": 3, "per_device_train_batch_size": 2, "max_steps": -1}
+    settings["train_sampling_strategy"] = strategy
+    steps = len(stage2(**settings).get_train_dataloader())
+    assert steps >= 3
+    settings["save_steps"] = steps + steps // 2
     whole = stage2("whole", **settings)
     whole.train()
     resumed = stage2("resumed", **settings)
-    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-3")
-    assert resumed.state.global_step == 6
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{settings['save_steps']}")
+    assert resumed.state.global_step == 3 * steps
     for name, value in whole.model.named_parameters():
         assert torch.equal(value, dict(resumed.model.named_parameters())[name]), name
+
+
+@pytest.mark.parametrize(
+    "changed", [{"learning_rate": 1e-3}, {"head_learning_rate": 1e-4}, {"scorer_learning_rate": 1e-2}, {"optim": "sgd"}]
+)
+def test_a_checkpoint_of_other_rates_or_optimiser_is_refused(stage2, changed):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-4, "head_learning_rate": 1e-3}
+    whole = stage2("whole", **settings)
+    whole.train()
+    name, value = next(iter(changed.items()))
+    with pytest.raises(TrainingError, match=f"{name} .*, not {value}: resume with {name}"):
+        stage2("resumed", **settings | changed).train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.json"])
+def test_a_damaged_checkpoint_is_refused_by_name(stage2, name):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = stage2("whole", **settings)
+    whole.train()
+    folder = Path(whole.args.output_dir) / "checkpoint-1"
+    (folder / name).write_bytes(b"")
+    with pytest.raises(TrainingError, match="checkpoint-1 cannot be resumed from .*give an earlier checkpoint"):
+        stage2("resumed", **settings).train(resume_from_checkpoint=str(folder))
+
+
+def test_the_collator_of_bilou_views_is_the_default(stage2):
+    trainer = stage2(max_steps=1)
+    bare = NestedNerTrainer(
+        trainer.model, trainer.args, train_dataset=trainer.train_dataset, processing_class=trainer.processing_class
+    )
+    assert bare.train().global_step == 1
+
+
+def test_labels_that_are_missing_or_of_other_levels_are_named(stage2, wordpiece_encoder, corpus):
+    trainer = stage2()
+    with pytest.raises(ValueError, match="no labels"):
+        trainer.predict(trainer.eval_dataset.remove_columns("labels"))
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    flat = bilou_view(corpus, tokenizer, TYPES, 1, training=False)
+    with pytest.raises(ValueError, match=f"for {len(TYPES)} heads, the model has {3 * len(TYPES)} .* 3 levels"):
+        trainer.evaluate(flat)
+    with pytest.raises(ScoreError, match="tags of 2 windows"):
+        trainer.evaluate(trainer.eval_dataset.select([0, 1]))
 
 
 def test_best_model_is_loaded_at_the_end(stage2):
