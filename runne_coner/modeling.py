@@ -122,7 +122,9 @@ class CoNERPreTrainedModel(PreTrainedModel):
             encoder = saved.encoder
         else:
             with _loading(name_or_path):
-                encoder = AutoModel.from_pretrained(name_or_path, dtype=torch.float32, **_without_pooler(found), **kwargs)
+                # Of a Hub repository that has none, transformers looks for a conversion.
+                kwargs = {"use_safetensors": True, "dtype": torch.float32, **_without_pooler(found), **kwargs}
+                encoder = AutoModel.from_pretrained(name_or_path, **kwargs)
         # A folder of this machine means nothing to whoever gets the model.
         encoder.config._name_or_path = ""
         config.encoder = encoder.config

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from .losses import CE_FORMS
 from .metric_losses import LOSSES
@@ -76,6 +77,8 @@ class _SpanTrainingArguments(TrainingArguments):
         rectified = self.optim == RADAM
         if rectified:  # `SpanTrainer` makes it; the parent class would refuse the name.
             self.optim = "adamw_torch"
+        if self.report_to is None:
+            self.report_to = "none"
         super().__post_init__()
         if rectified:
             self.optim = RADAM
@@ -102,6 +105,9 @@ class _SpanTrainingArguments(TrainingArguments):
             raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
         if not 0.0 <= self.label_smoothing_factor < 1.0:
             raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}")
+        ready = get_available_reporting_integrations()
+        if missing := [name for name in self.report_to if name not in ready and name != "flyte"]:
+            raise ValueError(f"report_to {', '.join(missing)}: not installed, or unknown; installed are {ready or 'none'}")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -338,6 +338,14 @@ def test_weights_of_another_width_are_refused(saved):
     refused(saved, r"weights \(model\.safetensors\) do not fit config\.json")
 
 
+def test_pickled_weights_of_an_encoder_are_refused(wordpiece_encoder, tmp_path):
+    encoder = AutoModel.from_pretrained(wordpiece_encoder)
+    encoder.config.save_pretrained(tmp_path)
+    torch.save(encoder.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded: .*model.safetensors"):
+        EntityEncoder.from_encoder(str(tmp_path), CoNERConfig())
+
+
 def test_pickled_weights_of_a_model_are_refused(bert_folder, tmp_path):
     model = recognizer(bert_folder)
     model.save_pretrained(tmp_path)

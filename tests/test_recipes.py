@@ -621,6 +621,7 @@ def test_wrong_option_is_one_line(run):
         ("stage1", ["--positive_weight", "2"], "positive_weight"),
         ("stage1", ["--seed", "-1"], "seed must lie between 0 and"),
         ("stage2", ["--seed", "-1"], "seed must lie between 0 and"),
+        ("stage2", ["--report_to", "foo"], "report_to foo: not installed, or unknown"),
         ("stage2", ["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1"),
         ("stage2", ["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size must be at least 1"),
         ("stage2", ["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps must be at least 1"),

@@ -548,6 +548,10 @@ def test_a_damaged_checkpoint_is_refused_by_name(stage2, name):
         stage2("resumed", **settings).train(resume_from_checkpoint=str(folder))
 
 
+def test_reporting_to_nothing_may_be_written_as_null(tmp_path):
+    assert NestedNerTrainingArguments(str(tmp_path), report_to=None).report_to == []
+
+
 def test_the_collator_of_bilou_views_is_the_default(stage2):
     trainer = stage2(max_steps=1)
     bare = NestedNerTrainer(
