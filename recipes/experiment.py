@@ -108,8 +108,6 @@ def _locked(cell: Cell) -> Iterator[int]:
 
 
 def _run_stage(cell: Cell, stage: str, content: dict, processes: int, bar: tqdm, lock: int) -> None:
-    for broken in set((cell.folder / stage).glob("checkpoint-*")) - set(cell.checkpoints(stage)):
-        shutil.rmtree(broken)
     resumed = bool(cell.checkpoints(stage))
     write_text(cell.config(stage), stage_yaml(content))
     command = stage_command(cell, stage, processes)

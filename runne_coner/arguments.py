@@ -370,8 +370,11 @@ def _suggestion(name: str, known: set[str]) -> str:
 
 def whole_checkpoints(folder: str | Path) -> list[Path]:
     """Checkpoints that can be resumed from, the newest last; the Trainer writes `trainer_state.json` last."""
-    found = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    found = {
+        path.parent.name.removeprefix("checkpoint-"): path.parent
+        for path in Path(folder).glob("checkpoint-*/trainer_state.json")
+    }
+    return [found[step] for step in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def checkpoint_to_resume(setting: str | None, output_dir: str) -> str | None:

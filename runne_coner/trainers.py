@@ -299,7 +299,7 @@ def _reading(checkpoint: str | None) -> Iterator[None]:
     """
     try:
         yield
-    except TrainingError:
+    except (TrainingError, MemoryError, torch.OutOfMemoryError):
         raise
     # Files of many kinds are read there, and what is wrong with one may be an EOFError, a SafetensorError, a KeyError, ...
     except Exception as error:

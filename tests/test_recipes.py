@@ -160,6 +160,8 @@ def test_checkpoint_to_resume(tmp_path):
     for step in (9, 10, 2):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-best").mkdir()  # somebody's own copy
+    (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
     for word in ("last", "True", True, "yes"):
         assert checkpoint_to_resume(word, str(tmp_path)) == str(tmp_path / "checkpoint-10")
     assert checkpoint_to_resume(str(tmp_path / "checkpoint-2"), "") == str(tmp_path / "checkpoint-2")
