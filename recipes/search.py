@@ -122,7 +122,7 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
         raise UsageError(f"{', '.join(twice)}: searched, so no trial would take the value given; leave it out, or out of space")
     best = yaml.safe_load(path.read_text(encoding="utf-8")) | overrides
     trial = best | settings.trial_settings | overrides
-    if secrets := sorted(name for name in trial if name.endswith("_token")):
+    if secrets := sorted(name for name in trial if name.endswith("_token") and trial[name] is not None):
         raise UsageError(
             f"{', '.join(secrets)}: a search pushes nothing, and would write the secret into its files; leave it out"
         )

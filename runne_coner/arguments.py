@@ -136,6 +136,12 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     loaded = load_documents(arguments.dataset, split=arguments.train_split, strict=arguments.strict)
     train = loaded[arguments.train_split]
     if arguments.eval_split is not None:
+        # The default is in the configurations of recipes/own, where a split may be named as well.
+        if arguments.eval_fraction != DataArguments.eval_fraction:
+            raise UsageError(
+                f"eval_fraction {arguments.eval_fraction} changes nothing with eval_split {arguments.eval_split}; leave one of"
+                " them out"
+            )
         name = arguments.eval_dataset or arguments.dataset
         evaluation = load_documents(name, split=arguments.eval_split, strict=arguments.strict)[arguments.eval_split]
     elif arguments.eval_dataset is not None:

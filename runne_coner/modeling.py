@@ -124,7 +124,14 @@ class CoNERPreTrainedModel(PreTrainedModel):
             with _loading(name_or_path):
                 # Of a Hub repository that has none, transformers looks for a conversion.
                 kwargs = {"use_safetensors": True, "dtype": torch.float32, **_without_pooler(found), **kwargs}
-                encoder = AutoModel.from_pretrained(name_or_path, **kwargs)
+                encoder, report = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+            # A pooler that cannot be left out is often not saved, and neither stage reads it.
+            if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+                raise ModelError(
+                    f"{name_or_path}: model.safetensors lacks {len(missing)} weights of {type(encoder).__name__}"
+                    f" ({', '.join(missing[:3])}), which transformers would draw at random; give a folder in which the weights"
+                    " and config.json are of the same model"
+                )
         # A folder of this machine means nothing to whoever gets the model.
         encoder.config._name_or_path = ""
         config.encoder = encoder.config

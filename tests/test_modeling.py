@@ -338,6 +338,22 @@ def test_weights_of_another_width_are_refused(saved):
     refused(saved, r"weights \(model\.safetensors\) do not fit config\.json")
 
 
+def test_an_encoder_with_more_layers_than_weights_is_refused(bert_folder, tmp_path):
+    # transformers would draw the weights of the last layer at random, and say so in a report that nobody reads.
+    folder = shutil.copytree(bert_folder, tmp_path / "encoder")
+    edit(folder, num_hidden_layers=json.loads((folder / "config.json").read_text())["num_hidden_layers"] + 1)
+    for start in (recognizer, span_encoder):
+        with pytest.raises(ModelError, match=r"^[^\n]*lacks 16 weights of BertModel \(encoder\.layer\.\d[^\n]*\)[^\n]*$") as error:
+            start(folder)
+        assert str(error.value).startswith(f"{folder}: model.safetensors")
+
+
+def test_an_encoder_with_fewer_layers_than_weights_is_cut(bert_folder, tmp_path):
+    folder = shutil.copytree(bert_folder, tmp_path / "encoder")
+    edit(folder, num_hidden_layers=1)
+    assert len(span_encoder(folder).encoder.encoder.layer) == 1
+
+
 def test_pickled_weights_of_an_encoder_are_refused(wordpiece_encoder, tmp_path):
     encoder = AutoModel.from_pretrained(wordpiece_encoder)
     encoder.config.save_pretrained(tmp_path)

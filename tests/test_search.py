@@ -550,6 +550,12 @@ def test_a_damaged_search_is_named(search, folder):
         run(search, folder)
 
 
+def test_a_token_of_null_is_none(search, folder):
+    with (folder / "stage2.yaml").open("a", encoding="utf-8") as file:
+        file.write("hub_token: null\n")
+    assert run(search, folder, "--trials", 1)["best"] is not None
+
+
 def test_the_time_is_up(search, folder, capsys):
     result = run(search, folder, "--max_hours", "1e-9")
     assert result["best"] is None and len(result["trials"]) <= 1
