@@ -183,8 +183,7 @@ class NestedNerPipeline(Pipeline):
             Entities without text and score, the window of each in `rows`, and the scores of just these.
         """
         cases, logits, features = self._read(rows)
-        if rows and "in_context" in rows[0]:
-            logits, features = self._also_in_context(rows, cases, logits, features)
+        logits, features = self._also_in_context(rows, cases, logits, features)
         spans, scores = self.decoder.decode(cases, logits, features, self.model.span_scorer, heads)
         types = self.model.config.entity_types
         kept, entities = [], []
@@ -207,17 +206,19 @@ class NestedNerPipeline(Pipeline):
 
     def _also_in_context(self, rows: list[dict], cases: Tensor, logits: Tensor, features: Tensor | None):
         """The mean of what the model says to the windows alone, and to the same tokens among their neighbours."""
-        _, wide_logits, wide_features = self._read([row["in_context"] for row in rows])
-        place = torch.arange(cases.shape[1], device=cases.device) + torch.tensor(
-            [[row["shift"]] for row in rows], device=cases.device
-        )
-        own = (cases != SPECIAL)[..., None]
-        place = torch.where(own[..., 0], place, 0)
-        window = torch.arange(len(rows), device=cases.device)[:, None]
-        logs, wide_logs = logits.float().log_softmax(dim=-1), wide_logits[window, place].float().log_softmax(dim=-1)
-        logits = torch.where(own[..., None], (logs + wide_logs) / 2, logs)
+        chosen = [number for number, row in enumerate(rows) if "in_context" in row]
+        if not chosen:
+            return logits, features
+        _, wide_logits, wide_features = self._read([rows[number]["in_context"] for number in chosen])
+        shift = torch.tensor([rows[number]["shift"] for number in chosen], device=cases.device)
+        # Own sub-words of the chosen windows: the window, the token in it, and where both stand in what was read again.
+        again, token = torch.nonzero(cases[chosen] != SPECIAL, as_tuple=True)
+        window, place = torch.tensor(chosen, device=cases.device)[again], token + shift[again]
+        logits = logits.float().log_softmax(dim=-1)
+        logits[window, token] = (logits[window, token] + wide_logits[again, place].float().log_softmax(dim=-1)) / 2
         if features is not None:
-            features = torch.where(own, (features + wide_features[window, place]) / 2, features)
+            features = features.clone()
+            features[window, token] = (features[window, token] + wide_features[again, place]) / 2
         return logits, features
 
     def postprocess(self, found: tuple[str, list[dict]], threshold: float = 0.0, flat: bool = False) -> list[dict]:

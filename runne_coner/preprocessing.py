@@ -263,7 +263,8 @@ def window_rows(
     """Inference windows of texts, without `datasets`: the columns of `bilou_view` but `labels` and `lost`.
 
     With `context`, `in_context` of a row is the row of its window together with so many windows before and after it, as far as
-    they fit (`windows.with_neighbours`), and `shift` the number of tokens by which the window's own ones stand farther right.
+    they fit (`windows.with_neighbours`), and `shift` the number of tokens by which the window's own ones stand farther right;
+    a window with which nothing fits has neither.
     """
     maker = _WindowMaker(tokenizer, settings)
     rows = []
@@ -272,6 +273,8 @@ def window_rows(
         found = [{"document": first_document + index} | maker.row(text, window) for window in windows]
         if context:
             for row, window, wide in zip(found, windows, maker.with_neighbours(text, windows, context), strict=True):
+                if (wide.first, wide.end) == (window.first, window.end):
+                    continue
                 first, start = np.searchsorted(text.word_ids, (wide.first, window.first))
                 row |= {"in_context": maker.row(text, wide), "shift": int(start - first)}
         rows.extend(found)

@@ -343,7 +343,9 @@ def test_an_encoder_with_more_layers_than_weights_is_refused(bert_folder, tmp_pa
     folder = shutil.copytree(bert_folder, tmp_path / "encoder")
     edit(folder, num_hidden_layers=json.loads((folder / "config.json").read_text())["num_hidden_layers"] + 1)
     for start in (recognizer, span_encoder):
-        with pytest.raises(ModelError, match=r"^[^\n]*lacks 16 weights of BertModel \(encoder\.layer\.\d[^\n]*\)[^\n]*$") as error:
+        with pytest.raises(
+            ModelError, match=r"^[^\n]*lacks 16 weights of BertModel \(encoder\.layer\.\d[^\n]*\)[^\n]*$"
+        ) as error:
             start(folder)
         assert str(error.value).startswith(f"{folder}: model.safetensors")
 

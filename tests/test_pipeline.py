@@ -340,6 +340,32 @@ def test_context_changes_nothing_where_the_model_does_not_look_at_it(recognize):
         assert one | {"score": 0} == other | {"score": 0} and one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+def test_a_window_without_neighbours_is_read_once(untrained, monkeypatch):
+    # So that it finds something.
+    monkeypatch.setattr(untrained.model.span_scorer.output, "bias", torch.nn.Parameter(torch.full((len(TYPES),), 20.0)))
+    # The long sentence fills windows, beside which nothing fits.
+    texts = ["Мэр Казани.", "Закон о мэре. Ольга в Перми.", "Закон " * 60 + "о мэре."]
+    alone = untrained(texts)
+    rows = [untrained.preprocess(text, context=1) for text in texts]
+    joined = [sum("in_context" in row for row in windows) for windows in rows]
+    assert len(rows[0]) == 1 and len(rows[1]) == 2 < len(rows[2]) and joined == [0, 2, 0]
+    sizes = []
+    read = untrained._read
+    monkeypatch.setattr(untrained, "_read", lambda rows: sizes.append(len(rows)) or read(rows))
+    twice = untrained(texts, context=1)
+    assert sizes == [sum(map(len, rows)), 2]
+
+    def same(found: list[dict], wanted: list[dict]) -> bool:
+        scores = [entity["score"] for entity in wanted]
+        alike = [entity | {"score": 0} for entity in found] == [entity | {"score": 0} for entity in wanted]
+        return alike and [entity["score"] for entity in found] == pytest.approx(scores, abs=1e-6)
+
+    assert alone[2] and same(twice[0], alone[0]) and same(twice[2], alone[2])
+    assert not same(twice[1], alone[1])
+    for text, together in zip(texts, twice, strict=True):
+        assert same(untrained(text, context=1), together)
+
+
 def test_context_takes_the_mean_of_a_window_alone_and_among_its_neighbours(untrained, monkeypatch):
     text = "Мэр Казани. Закон о мэре. Ольга в Перми."
     given = []

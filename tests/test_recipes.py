@@ -218,7 +218,11 @@ def test_the_sample_has_the_few_shot_types_of_the_task():
         ({"eval_fraction": 0.0}, UsageError, "eval_fraction 0.0 of 30"),
         ({"eval_fraction": 1.0}, UsageError, "eval_fraction 1.0 of 30"),
         ({"eval_fraction": float("nan")}, UsageError, "eval_fraction nan of 30"),
-        ({"eval_fraction": 0.2, "eval_split": "dev"}, UsageError, "^eval_fraction 0.2 changes nothing with eval_split dev; leave one"),
+        (
+            {"eval_fraction": 0.2, "eval_split": "dev"},
+            UsageError,
+            "^eval_fraction 0.2 changes nothing with eval_split dev; leave one",
+        ),
         ({"eval_dataset": "sample"}, UsageError, "needs eval_split"),
         ({"eval_split": "dev", "few_shot_types": ["DRAGON"]}, UsageError, "DRAGON"),
         ({"eval_split": "dev", "entity_types": ["CITY", "DRAGON"]}, UsageError, "no type DRAGON; they have .*CITY"),
