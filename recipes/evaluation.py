@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from runne_coner.cli import exit_on_input_error, predict_documents, whole_number
+from runne_coner.cli import exit_on_input_error, positive_number, predict_documents, whole_number
 from runne_coner.documents import from_row, marked_text, write_runne
 from runne_coner.files import write_text
 from runne_coner.metrics import score_documents, score_table
@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--model", default="runs/sample/e5-small-ru/stage2", help="folder that stage 2 wrote")
     parser.add_argument("--dataset", default="sample", help="sample, nerel, runne, or a local corpus")
     parser.add_argument("--split", default="test", help="split to score")
-    parser.add_argument("--batch_size", type=int, default=32, help="windows in a forward pass")
+    parser.add_argument("--batch_size", type=positive_number, default=32, help="windows in a forward pass")
     parser.add_argument(
         "--context", type=whole_number, default=0, help="read each window once more with so many on either side (slower)"
     )
-    parser.add_argument("--examples", type=int, default=5, help="sentences to show with their entities")
+    parser.add_argument("--examples", type=whole_number, default=5, help="sentences to show with their entities")
     arguments = parser.parse_args()
 
     recognizer = load_pipeline(arguments.model)

@@ -56,8 +56,9 @@ def read_brat(
       with their text when the mark is not counted, or CR LF counts as one, the document's text is the file's without
       the mark, or with LF alone. Offsets are never changed, and `text[start:end]` is the mention.
     - Line breaks and runs of white space may differ between a mention and its text: brat writes spaces for them.
-    - A mention that stands elsewhere within `RELOCATION_WINDOW` characters is moved to its nearest occurrence; one
-      that does not is skipped, since nobody can tell whether its offsets or its text are right.
+    - A mention that stands elsewhere within `RELOCATION_WINDOW` characters is moved to its nearest occurrence, of
+      whole words if there is one; one that stands nowhere there is skipped, since nobody can tell whether its offsets
+      or its text are right.
     - Parts of a discontinuous span with nothing but white space between them are one mention (brat splits mentions
       at line breaks). Any other discontinuous span becomes one entity per part: this is what the organisers of RuNNE
       did to all 78 of them in the 461 training documents that RuNNE shares with NEREL.
@@ -182,8 +183,14 @@ def _nearest_occurrence(mention: _Mention, text: str) -> Entity | None:
     first = max(0, start - RELOCATION_WINDOW)
     last = start + RELOCATION_WINDOW + len(mention.text)
     found = re.finditer(r"\s+".join(map(re.escape, words)), text[first:last])
-    nearest = min(found, key=lambda match: abs(first + match.start() - start), default=None)
-    return nearest and Entity(first + nearest.start(), first + nearest.end(), mention.type)
+    spans = [(first + match.start(), first + match.end()) for match in found]
+    # Inside a word ("он" in "телефон") only where it stands nowhere else.
+    nearest = min(spans, key=lambda span: (_cuts_a_word(text, *span), abs(span[0] - start)), default=None)
+    return nearest and Entity(*nearest, mention.type)
+
+
+def _cuts_a_word(text: str, start: int, end: int) -> bool:
+    return any(re.fullmatch(r"\w\w", text[max(border - 1, 0) : border + 1]) for border in (start, end))
 
 
 def write_brat(documents: Iterable[Document], folder: str | os.PathLike) -> None:
@@ -216,6 +223,24 @@ def write_brat(documents: Iterable[Document], folder: str | os.PathLike) -> None
         shutil.rmtree(part, ignore_errors=True)
 
 
+def check_for_brat(documents: Iterable[Document], types: Iterable[str]) -> None:
+    """Make sure, before they are predicted, that `write_brat` can write documents with entities of these types.
+
+    Raises:
+        CorpusError: an id is no safe file name or given twice, or a type holds white space.
+    """
+    seen: set[str] = set()
+    for document in documents:
+        _file_name(document.id, seen)
+    for name in types:
+        _check_type(name)
+
+
+def _check_type(name: str, place: str = "") -> None:
+    if len(name.split()) != 1 or name != name.strip():
+        raise CorpusError(f"{place}brat cannot hold a type with white space: {name!r}.")
+
+
 def _file_name(document_id: str | int, seen: set[str]) -> str:
     """The stem of a document's files; `seen` gathers the stems already taken."""
     name = str(document_id)
@@ -231,8 +256,7 @@ def _file_name(document_id: str | int, seen: set[str]) -> str:
 def _annotation_lines(document: Document) -> str:
     lines = []
     for number, (start, end, name) in enumerate(sorted_entities(document), 1):
-        if len(name.split()) != 1 or name != name.strip():
-            raise CorpusError(f"document {document.id!r}: brat cannot hold a type with white space: {name!r}.")
+        _check_type(name, f"document {document.id!r}: ")
         mention = re.sub(r"[\r\n]", " ", document.text[start:end])
         lines.append(f"T{number}\t{name} {start} {end}\t{mention}\n")
     return "".join(lines)

@@ -218,9 +218,9 @@ def read_text(path: Path) -> str:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
-def not_utf8(path: Path, error: UnicodeDecodeError) -> CorpusError:
-    """The error to raise for a file in another encoding."""
-    return CorpusError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}). Convert the file to UTF-8.")
+def not_utf8(place: Path | Place, error: UnicodeDecodeError) -> CorpusError:
+    """The error to raise for a file, or for its line, in another encoding."""
+    return CorpusError(f"{place}: is not UTF-8 ({error.reason} at byte {error.start}). Convert the file to UTF-8.")
 
 
 def marked_text(document: Document, start: int = 0, end: int | None = None) -> str:

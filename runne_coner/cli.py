@@ -15,7 +15,7 @@ from .analyze import add_analyze
 from .answers import counted_types, few_shot_types, read_answers
 from .arguments import UsageError
 from .configuration import ModelError, TrainingError
-from .documents import CorpusError, Document, Entity, read_documents, write_brat, write_runne
+from .documents import CorpusError, Document, Entity, check_for_brat, read_documents, write_brat, write_runne
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
 from .hub import HubError, push_model
@@ -75,15 +75,19 @@ def _predict(arguments: argparse.Namespace) -> None:
     if taken or (output.is_dir() and not folder) or not output.absolute().parent.is_dir():
         wanted = "new or empty folder" if folder else "file name"
         raise UsageError(f"{output}: cannot be written: give a {wanted} in an existing folder")
+    if output.exists() and Path(arguments.input).exists() and output.samefile(arguments.input):
+        raise UsageError(f"{output}: is the input too, whose annotations would be lost; give another file name")
     documents = read_documents(arguments.input, strict=False if arguments.lenient else None)
     recognizer = load_pipeline(arguments.model, device=_usable_device(arguments.device))
+    if folder:
+        check_for_brat(documents, recognizer.model.config.entity_types)
     options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold, "context": arguments.context}
     WRITERS[arguments.format](predict_documents(recognizer, documents, **options), output)
 
 
 def _usable_device(name: str | None) -> str | None:
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).tolist()  # on "meta" there is nothing to read
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {name}: cannot be used here: {str(error).splitlines()[0]}") from error
     return name
@@ -125,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-def _positive(text: str) -> int:
+def positive_number(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
@@ -166,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         default="runne",
         help="RuNNE JSONL (default), a brat folder, words with BILOU tags in columns, or an HTML page",
     )
-    predict.add_argument("--batch-size", type=_positive, default=32, help="windows in a forward pass (default 32)")
+    predict.add_argument("--batch-size", type=positive_number, default=32, help="windows in a forward pass (default 32)")
     predict.add_argument("--threshold", type=_probability, default=0.0, help="leave out entities scored lower (default 0)")
     predict.add_argument(
         "--context",

@@ -4,6 +4,7 @@ Read are BIO (IOB2), IOB1, and BIOES or BILOU tags. `-DOCSTART-` lines begin doc
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +88,8 @@ def _documents(path: Path, policy: Policy) -> Iterator[list[list[_Token]]]:
 
 def _token(line: str, separator: str | None, place: Place, policy: Policy) -> _Token | None:
     """The token of a line; None for a comment, or for a broken line that the policy lets pass."""
-    columns = line.rstrip().split(separator)
+    # A no-break space belongs to a token ("10\u00a0000"), so it separates nothing where spaces do.
+    columns = line.rstrip().split(separator) if separator else re.split(r" +", line.strip(" \r"))
     word, tag = columns[0].strip(), columns[-1].strip()
     prefix, hyphen, name = tag.partition("-")
     is_tag = tag == "O" or (prefix in _PREFIXES and hyphen and name)

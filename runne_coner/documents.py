@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
-from .brat import brat_texts, read_brat, read_brat_document, write_brat
+from .brat import brat_texts, check_for_brat, read_brat, read_brat_document, write_brat
 from .checks import (
     BOM,
     REASONS,
@@ -40,6 +40,7 @@ __all__ = [
     "Entity",
     "ReadReport",
     "brat_texts",
+    "check_for_brat",
     "from_row",
     "marked_text",
     "read_annotations",
@@ -110,13 +111,15 @@ def _records(path: Path, policy: Policy, required: Sequence[str]) -> Iterator[_R
 
 def _json_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines that are not blank. They end at LF only: U+2028 and its like occur inside texts."""
+    number = 0
     try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, 1):
+        with open(path, "rb") as file:
+            for number, content in enumerate(file, 1):
+                line = content.decode("utf-8-sig" if number == 1 else "utf-8")
                 if line.strip():
                     yield number, line
     except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from error
+        raise not_utf8(Place(path, number), error) from error
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error}).") from error
 

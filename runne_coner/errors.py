@@ -69,7 +69,10 @@ def error_sections(
     scores = score_documents(references, predictions, entity_types, few_shot_types)
     pairs = paired_documents(references, predictions)
     outcomes = error_taxonomy(references, predictions)
-    surfaces = inconsistent_surfaces([*references, *(training or ())])
+    # A corpus that is given for both would count twice.
+    seen = {(document.id, document.text) for document in references}
+    others = [document for document in training or () if (document.id, document.text) not in seen]
+    surfaces = inconsistent_surfaces([*references, *others])
     shown = ShownErrors(instructive_errors(outcomes, SHOWN_ERRORS), label)
     support = type_support(references if training is None else training)
     return [

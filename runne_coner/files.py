@@ -1,11 +1,14 @@
 """Files that are written whole or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+_DESCRIPTORS = re.compile(r"/dev/(std(in|out|err)|fd/.*)|/proc/.*/fd/.*")
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def replacing(path: Path, binary: bool = False) -> Iterator[IO]:
     options = {} if binary else {"encoding": "utf-8", "newline": ""}
     target = Path(os.path.realpath(path))
     # /dev/stdout and pipes are written to, never replaced, not even when standard output is redirected to a file.
-    if Path(os.path.abspath(path)).is_relative_to("/dev") or (target.exists() and not target.is_file()):
+    if _DESCRIPTORS.fullmatch(os.path.abspath(path)) or (target.exists() and not target.is_file()):
         with open(path, "ab" if binary else "a", **options) as file:
             yield file
         return

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
@@ -72,9 +71,7 @@ def _words(name: str, documents: Sequence[Document]) -> WordEmbeddings:
 
 def _windows(name: str) -> WindowSettings:
     """Those that a model of stage 2 was made for."""
-    if not (Path(name) / "config.json").is_file():
-        return DEFAULT_WINDOWS
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(resolve_encoder(name))
     if isinstance(config, CoNERConfig):
         return WindowSettings(config.max_length, config.max_sentences, config.stride)
     return DEFAULT_WINDOWS

@@ -1,5 +1,6 @@
 """`pipeline("nested-ner", ...)`: text of any length to nested entities with scores."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from .configuration import CoNERConfig, ModelError
 from .decoding import SpanDecoder, SpanScores
 from .modeling import CoNERForTokenClassification
 from .onnx_model import OnnxModel, holds_only_an_export
-from .preprocessing import window_rows
+from .preprocessing import ViewError, load_tokenizer, window_rows
 from .tagging import SPECIAL, nesting_levels
 from .windows import WindowSettings
 
 TASK = "nested-ner"
 BUFFERED_CHARACTERS = 100_000
 """Texts of about so many characters are cut and sorted by length together: it saves padding, and still streams."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class NestedNerPipeline(Pipeline):
@@ -78,6 +80,10 @@ class NestedNerPipeline(Pipeline):
     ):
         if tokenizer is None:
             raise ModelError("the pipeline needs the model's tokenizer; give tokenizer=, or a folder that holds one")
+        if tokenizer.pad_token_id is None:
+            raise ModelError(
+                f"{tokenizer.name_or_path}: the tokenizer has no pad_token (tokenizer_config.json); get the file again"
+            )
         model = _of_backend(model, backend)
         if isinstance(model, OnnxModel):
             _check_onnx_options(model, kwargs.get("device"), kwargs.get("dtype"))
@@ -296,8 +302,9 @@ def load_pipeline(model: str, backend: str | None = None, **options) -> NestedNe
             raise ModelError(f"{model}: no model.safetensors: the folder holds no weights; give a folder that stage 2 wrote")
     elif len(folder.parts) > 2 or folder.is_absolute():
         raise ModelError(f"{model}: there is no such folder, and it is no Hub id (owner/name)")
+    source = {name: options[name] for name in ("revision", "token") if name in options}
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, **source)
     except OSError as error:
         raise ModelError(f"{model}: cannot be loaded: {' '.join(str(error).split())}") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -307,7 +314,11 @@ def load_pipeline(model: str, backend: str | None = None, **options) -> NestedNe
     if not config.entity_types:
         raise ModelError(f"{model}: config.json names no entity_types; give a folder that stage 2 wrote")
     try:
+        if "tokenizer" not in options:
+            options["tokenizer"] = load_tokenizer(model, **source)
         return pipeline(TASK, model=model, backend=backend, **options)
+    except ViewError as error:
+        raise ModelError(str(error)) from error
     except OSError as error:
         raise ModelError(f"{model}: cannot be loaded: {' '.join(str(error).split())}") from error
 
@@ -319,6 +330,10 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {index} is no text (str) but {type(text).__name__}")
+        if _SURROGATE.search(text):
+            raise ValueError(
+                f"text {index} is no valid Unicode: it holds half of a surrogate pair; replace it, or leave it out"
+            )
         group.append(text)
         size += len(text)
         if size >= BUFFERED_CHARACTERS:

@@ -106,11 +106,14 @@ def with_neighbours(windows: list[Window], lengths: np.ndarray, capacity: int, c
     for index, window in enumerate(windows):
         low = high = index
         for _ in range(context):
+            reached = low, high
             for left, right in ((1, 0), (0, 1)):
                 before, after = low - left, high + right
                 inside = before >= 0 and after < len(windows)
                 if inside and ends[windows[after].end] - ends[windows[before].first] <= capacity:
                     low, high = before, after
+            if (low, high) == reached:
+                break
         widened.append(Window(windows[low].first, windows[high].end, window.core_first, window.core_end))
     return widened
 

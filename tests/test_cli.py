@@ -1,6 +1,7 @@
 """The `runne-coner` command: outputs, exit codes, one-line errors."""
 
 import json
+import shutil
 
 import pytest
 from rule_model import build_rule_model
@@ -24,6 +25,14 @@ def failure(capsys, *argv) -> str:
     assert stopped.value.code == 2
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     return captured.err
+
+
+def failure_after_loading(capsys, *argv) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(item) for item in argv])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
 
 
 def test_predict_keeps_ids_and_order_and_writes_sorted_entities(model, tmp_path):
@@ -61,6 +70,21 @@ def test_predict_in_context(model, tmp_path, capsys):
     assert found[0] == found[1] and len(found[0]) == 6
     capsys.readouterr()
     assert "--context" in failure(capsys, *argv, "--context=-1")
+
+
+def test_predict_says_before_it_begins_what_brat_cannot_hold(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("runne_coner.cli.predict_documents", lambda *args, **options: pytest.fail("it has begun"))
+    argv = ["predict", "--model", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "new", "--format", "brat"]
+    write_runne([Document(1, TEXT), Document("a/b", TEXT)], tmp_path / "in.jsonl")
+    assert "document 'a/b': the id cannot be a file name" in failure_after_loading(capsys, *argv)
+    write_runne([Document(1, TEXT)], tmp_path / "in.jsonl")
+    shutil.copytree(model, tmp_path / "spaced")
+    config = json.loads((model / "config.json").read_text())
+    config["entity_types"][0] = "BIG CITY"
+    (tmp_path / "spaced" / "config.json").write_text(json.dumps(config))
+    argv[2] = tmp_path / "spaced"
+    assert "brat cannot hold a type with white space: 'BIG CITY'" in failure_after_loading(capsys, *argv)
+    assert not (tmp_path / "new").exists()
 
 
 def test_predict_threshold(model, tmp_path):
@@ -107,8 +131,13 @@ def test_predict_errors(model, tmp_path, capsys):
         capsys, "predict", "--model", model, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "no" / "out.jsonl"
     )
     assert "--model" in failure(capsys, "predict", *good)
-    for device in ("abacus", "cuda:99"):
+    for device in ("abacus", "cuda:99", "meta"):
         assert "--device" in failure(capsys, "predict", "--model", model, *good, "--device", device)
+    before = (tmp_path / "in.jsonl").read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
+    for same in ("in.jsonl", "link.jsonl"):
+        message = failure(capsys, "predict", "--model", model, *good[:2], "--output", tmp_path / same)
+        assert f"{same}: is the input too" in message and (tmp_path / "in.jsonl").read_bytes() == before
     assert "batch-size" in failure(capsys, "predict", "--model", model, *good, "--batch-size", "0")
     (tmp_path / "broken.jsonl").write_text('{"id": 1, "sentences": "a"}\n{"id": 2\n', encoding="utf-8")
     message = failure(

@@ -64,6 +64,13 @@ def test_comments_and_signs(write):
     assert [document.text for document in documents] == ["# #нет A"] and surfaces(documents[0]) == [("A", "X-Y")]
 
 
+def test_no_break_spaces_belong_to_tokens(write):
+    for separator in (" ", "  ", "\t"):
+        content = "около O\n10\u00a0000 B-MONEY\nрублей\u202f I-MONEY \n".replace(" ", separator)
+        (document,) = read_conll(write(content), strict=True)
+        assert surfaces(document) == [("10\u00a0000 рублей", "MONEY")]
+
+
 def test_files_without_tokens(write):
     assert list(read_conll(write(""))) == [] == list(read_conll(write("-DOCSTART- O\n\n# note\n")))
     with pytest.raises(CorpusError, match="some.conll: no document"):

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,13 @@ def test_a_mention_is_not_moved_out_of_sight(tmp_path):
     assert document.entities == () and report.counts == {"text that disagrees with its span": 1}
 
 
+def test_a_mention_is_moved_to_whole_words_if_it_can_be(tmp_path):
+    (document,) = read_brat(brat(tmp_path, "телефон он сказал", "T1\tPERSON 6 8\tон\n"))
+    assert document.entities == (Entity(8, 10, "PERSON"),)
+    (document,) = read_brat(brat(tmp_path, "телефон она сказала", "T1\tPERSON 6 8\tон\n"))
+    assert document.entities == (Entity(5, 7, "PERSON"),)
+
+
 def test_annotations_without_a_text(tmp_path):
     folder = brat(tmp_path, "а", None)
     (folder / "lost.ann").write_text("")
@@ -175,6 +184,15 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path, file):
     (folder / file).write_bytes("Москва".encode("cp1251"))
     with pytest.raises(CorpusError, match=rf"{file}.*UTF-8.*byte 0"):
         list(read_brat(folder))
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path):
+    # Longer than what is read at once.
+    path = jsonl(tmp_path / "a.jsonl", *({"id": number, "sentences": "Москва"} for number in range(3000)))
+    with path.open("ab") as file:
+        file.write('{"id": "last", "sentences": "Пермь"}\n'.encode("cp1251"))
+    with pytest.raises(CorpusError, match=rf"{path}, line 3001: is not UTF-8 .*at byte 29"):
+        list(read_runne(path))
 
 
 # --- RuNNE ----------------------------------------------------------------------------------------------------------
@@ -369,6 +387,15 @@ def test_standard_output_is_not_replaced(tmp_path):
     assert (tmp_path / "out").read_text().split("\n")[::2] == ["before", "after"]
     piped = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert piped.stdout.split("\n")[1] == '{"id": 1, "sentences": "a", "ners": []}'
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no file system below /dev")
+def test_a_file_below_dev_is_replaced_as_any_other(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "a.jsonl"
+        for name in ("б", "в"):
+            write_runne([Document(1, name)], path)
+        assert [document.text for document in read_documents(path)] == ["в"] and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", ".a", "a\n", "x" * 300, "a:b", "\ud800", "ners"])

@@ -146,6 +146,9 @@ def test_inconsistent_gold_is_shown_in_a_table_and_at_the_error(tmp_path):
         ]
     ]
     assert "The gold looks inconsistent: «Спартак» is no label 1, ORGANIZATION 1, PERSON 1" in page
+    # Documents that are given twice count once.
+    _, _, again = report(tmp_path, references, predictions, (), [*training, *references])
+    assert again["tables"]["gold_inconsistencies"] == data["tables"]["gold_inconsistencies"]
     page, _, data = report(tmp_path, references[:1], predictions[:1])
     assert "gold_inconsistencies" not in data["tables"]
 

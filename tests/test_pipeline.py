@@ -121,6 +121,12 @@ def test_options(recognize):
         recognize(SENTENCE, tresh=0.5)
 
 
+def test_a_text_that_is_no_unicode_is_named(recognize):
+    with pytest.raises(ValueError, match="^text 1 is no valid Unicode: .*; replace it"):
+        recognize([SENTENCE, "Мэр \ud800"])
+    assert found(recognize("😀 " + SENTENCE)) == EXPECTED
+
+
 def test_levels_are_merged_by_the_stated_rule(recognize):
     """Equal spans of one type at two levels are one entity; crossing ones both stay, the shorter one a level further in;
     `flat` keeps the longer one. Levels are those of what is given: not of the heads, and not of what `threshold` left out."""
@@ -305,6 +311,21 @@ def test_a_configuration_that_is_no_json_and_a_missing_folder_are_named(changed,
         load_pipeline(str(tmp_path / "nowhere" / "model"))
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tokenizer__json": b"{}"}, "no tokenizer can be loaded; see its tokenizer.json"),
+        ({"tokenizer__json": b"garbage"}, "no tokenizer can be loaded; see its tokenizer.json"),
+        ({"tokenizer_config__json": b"garbage"}, "no tokenizer can be loaded"),
+        ({"tokenizer_config__json": None}, "no pad_token .tokenizer_config.json.; get the file again"),
+    ],
+)
+def test_a_broken_tokenizer_is_named(changed, files, message):
+    name = changed(**files)
+    with pytest.raises(ModelError, match=f"^{name}: .*{message}"):
+        load_pipeline(name)
+
+
 def test_models_say_the_version_of_their_format(folder):
     assert edited(folder)["format_version"] == CoNERConfig().format_version == 1
     with pytest.raises(ModelError, match="format_version 'new' is unknown"):
@@ -342,7 +363,7 @@ def test_context_changes_nothing_where_the_model_does_not_look_at_it(recognize):
 
 def test_a_window_without_neighbours_is_read_once(untrained, monkeypatch):
     # So that it finds something.
-    monkeypatch.setattr(untrained.model.span_scorer.output, "bias", torch.nn.Parameter(torch.full((len(TYPES),), 20.0)))
+    monkeypatch.setattr(untrained.model.span_scorer.output.bias, "data", torch.full((len(TYPES),), 20.0))
     # The long sentence fills windows, beside which nothing fits.
     texts = ["Мэр Казани.", "Закон о мэре. Ольга в Перми.", "Закон " * 60 + "о мэре."]
     alone = untrained(texts)

@@ -259,6 +259,7 @@ def test_windows_with_their_neighbours_as_far_as_they_fit():
     # The third window alone holds 6 sub-words; of two neighbours that fit one by one, the one before comes first.
     assert reach(8, 1) == [(0, 4), (0, 4), (2, 6), (4, 8)]
     assert reach(5, 3) == [(0, 4), (0, 4), (4, 6), (6, 8)]
+    assert reach(100, 10**15) == [(0, 8)] * 4
 
 
 @given(cut_up_texts(), st.integers(0, 15))
