@@ -11,6 +11,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .collators import EntityCollator
 from .gathering import SPAN_COLUMNS, gather_spans
 from .metric_losses import make_loss
 from .modeling import EntityEncoder
@@ -42,10 +43,13 @@ class ContrastiveTrainer(SpanTrainer):
         model: None with `model_init`.
         loss: `loss(embeddings, types, groups, weights=...)`, a dictionary with `loss` and parts to log; by default the
             one that `args` names.
+        data_collator: default `EntityCollator(processing_class)`.
         pair_collator: collator of the training batches where it differs from `data_collator`.
         pair_weighting: which pairs of a batch count how much; by default as `args` says, for spans of one corpus.
         entity_types: names of the types, for the metrics; default `0`, `1`, ... as far as the evaluation set needs them.
     """
+
+    arguments_class = ContrastiveTrainingArguments
 
     def __init__(
         self,
@@ -58,8 +62,14 @@ class ContrastiveTrainer(SpanTrainer):
         entity_types: Sequence[str] | None = None,
         **kwargs,
     ):
-        self.pair_weighting = pair_weighting or PairWeighting.of(args)
+        if kwargs.get("compute_metrics") is not None:
+            raise ValueError(
+                "ContrastiveTrainer calls no compute_metrics: its metrics are those of `span_metrics`; leave it out"
+            )
+        if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
+            kwargs["data_collator"] = EntityCollator(kwargs["processing_class"])
         super().__init__(model, args, loss=loss, **kwargs)
+        self.pair_weighting = pair_weighting or PairWeighting.of(args)
         self.label_names = ["types"]
         self.pair_collator = pair_collator
         self.entity_types = entity_types
@@ -86,7 +96,15 @@ class ContrastiveTrainer(SpanTrainer):
 
         Raises:
             SpanMetricError: `metric_for_best_model` is not known, or not defined on the evaluation set.
+            ValueError: there is no train_dataset, or it is a view for another `pair_mode`.
         """
+        if columns := getattr(self.train_dataset, "column_names", None):
+            given = "sampled" if "same" in columns else "in_batch"
+            if given != self.args.pair_mode:
+                raise ValueError(
+                    f"pair_mode is {self.args.pair_mode}, and train_dataset a view for {given}: give an `entity_view` for"
+                    " in_batch, an `entity_pair_view` for sampled"
+                )
         self._check_metric_for_best_model()
         return super().train(*args, **kwargs)
 

@@ -24,8 +24,11 @@ logger = logging.get_logger(__name__)
 _MEANING = ("entity_types", "levels", "level_order", "span_pooling", "projection_size", "candidate_paths")
 """Settings of the network without which its weights, or the labels it learns, mean something else."""
 
-_RATES = ("learning_rate", "head_learning_rate", "scorer_learning_rate", "layer_decay")
-"""Settings of which the learning rates of the parameters are made."""
+_IN_STATE = (
+    *("learning_rate", "head_learning_rate", "scorer_learning_rate", "layer_decay"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+)
+"""Settings that the state of the optimiser holds for every parameter."""
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
 """File of a checkpoint that holds the weights in training where `model.safetensors` holds their average."""
@@ -94,13 +97,13 @@ def check_same_optimizer(saved: Mapping[str, Any], args: TrainingArguments, fold
         saved: training arguments of the checkpoint.
         folder: the checkpoint's.
     Raises:
-        TrainingError: one of both has `lookahead` and the other not, or `optim` or a learning rate is another: the state holds
-            the rates, so new ones would change nothing.
+        TrainingError: one of both has `lookahead` and the other not, or `optim`, a learning rate, the weight decay or a
+            constant of Adam is another: the state holds them, so new ones would change nothing.
     """
     known, now = saved.get("lookahead", 0), args.lookahead
     if bool(known) != bool(now):
         raise _other(folder, "lookahead", known, now)
-    for name in ("optim", *_RATES):
+    for name in ("optim", *_IN_STATE):
         now = getattr(args, name, None)
         now = getattr(now, "value", now)
         if (known := saved.get(name, now)) != now:

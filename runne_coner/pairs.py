@@ -1,11 +1,14 @@
 """The entity-pair view: pairs of spans drawn in advance, the training set of the paper's stage 1 (section 3.1)."""
 
+import logging
 from collections import defaultdict
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from .preprocessing import ViewError
+
+logger = logging.getLogger(__name__)
 
 
 def check_pairs(train: Dataset, evaluation: Dataset, loss: str = "dbl", negatives_only: int | None = None) -> None:
@@ -43,8 +46,9 @@ def entity_pair_view(view: Dataset, num_types: int, num_pairs: int, positive_sha
 
     As in the reference, a pair is positive with probability `positive_share`; the type of its first span is uniform over
     the types (with O) that occur, that of the second the same or uniform over the others; the spans are uniform within
-    their types. No span is paired with itself, also not under another type, and no pair is drawn twice while there are new
-    ones. Types with a single span take part in negative pairs only.
+    their types. No span is paired with itself, also not under another type, and no pair is drawn twice: of a small corpus
+    there may be fewer than `num_pairs`, and fewer positive ones than asked for (a warning says so). Types with a single span
+    take part in negative pairs only.
 
     Args:
         view: from `entity_view`.
@@ -126,4 +130,10 @@ def draw_pairs(spans: np.ndarray, num_types: int, num_pairs: int, positive_share
         chosen = chosen[np.sort(kept)]
     if len(chosen) == 0:
         raise ViewError("every span of the training documents is the same words: there is no pair of distinct spans")
+    if len(chosen) < num_pairs:
+        found = (types[chosen[:, 0]] == types[chosen[:, 1]]).mean()
+        logger.warning(
+            f"num_pairs {num_pairs}: the training documents gave {len(chosen)} distinct pairs, {found:.0%} of them positive"
+            f" (asked for: {share:.0%})"
+        )
     return chosen

@@ -8,12 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HPSearchBackend
@@ -56,8 +55,16 @@ class SpanTrainer(Trainer):
     included. A trial has its settings before its model is made, so `model_init` may read them in `args`.
     """
 
-    def __init__(self, *args, loss: nn.Module | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
+    arguments_class: type[TrainingArguments] = TrainingArguments
+
+    def __init__(self, model, args, *, loss: nn.Module | None = None, **kwargs):
+        if not isinstance(args, self.arguments_class):
+            raise TypeError(f"{type(self).__name__} needs {self.arguments_class.__name__} as args, got {type(args).__name__}")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                f"{type(self).__name__} does not call compute_loss_func: give loss=, a module that it calls instead"
+            )
+        super().__init__(model, args, **kwargs)
         self._given_loss = loss
         self.add_callback(SamplerEpochs())
         self._begin(())
@@ -85,8 +92,11 @@ class SpanTrainer(Trainer):
         """As `Trainer.train`.
 
         Raises:
-            ValueError: a trial's settings are unknown or out of range, or the search has another backend than Optuna.
+            ValueError: there is no train_dataset, a trial's settings are unknown or out of range, or the search has another
+                backend than Optuna.
         """
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
         if trial is not None:
             if self.hp_search_backend != HPSearchBackend.OPTUNA:
                 raise ValueError(f"only Optuna's trials are understood, got {type(trial).__name__}: give backend='optuna'")
@@ -145,17 +155,31 @@ class SpanTrainer(Trainer):
         with _reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def _record(self, parts: dict[str, Tensor], training: bool) -> None:
+    def _record(self, parts: dict[str, Tensor], training: bool, tokens: int | None = None) -> None:
+        """Keep the parts of the loss of a batch, means over so many tokens; None: all batches count the same.
+
+        Of an evaluation whose batches have tokens the loss itself is kept too: the Trainer's mean counts every window the
+        same, so it would depend on which windows share a batch.
+        """
         for name, value in parts.items():
-            if name != "loss":
-                self._parts[training][name].append(value.detach())
+            if name != "loss" or (tokens is not None and not training):
+                weight = 1.0 if tokens is None or training else float(tokens)
+                self._parts[training][name].append(
+                    torch.stack([value.detach().float(), torch.tensor(weight, device=value.device)])
+                )
 
     def _recorded(self, training: bool) -> dict[str, float]:
         """Means over what was recorded since the last call, on all processes; a part may be undefined (NaN) in a batch."""
         recorded, self._parts[training] = self._parts[training], defaultdict(list)
-        means = {name: torch.stack(values).float().nanmean() for name, values in recorded.items()}
-        gathered = {name: self.accelerator.gather(value[None]).nanmean().item() for name, value in means.items()}
-        return {name: value for name, value in gathered.items() if not np.isnan(value)}
+        means = {}
+        for name, batches in recorded.items():
+            values, weights = torch.stack(batches).unbind(-1)
+            weights = weights * ~values.isnan()
+            sums = self.accelerator.gather(torch.stack([(values.nan_to_num() * weights).sum(), weights.sum()])[None])
+            total, weight = sums.sum(dim=0).tolist()
+            if weight:
+                means[name] = total / weight
+        return means
 
     @property
     def _data_seed(self) -> int:
@@ -166,6 +190,24 @@ class SpanTrainer(Trainer):
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
         return LengthSampler(sampler.batch_size, list(sampler.lengths), self._data_seed)
+
+    # `dataloader_drop_last` is for training; the Trainer would leave windows of an evaluation out as well.
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._keeping_all():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._keeping_all():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_all(self) -> Iterator[None]:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset):
         # The Trainer would group evaluation batches by length too, and the scores need the windows in their order.
@@ -323,6 +365,10 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     and `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated
     and saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `scorer_loss` and `rdrop_loss`.
 
+    The loss of a batch is a mean over its tokens. With `gradient_accumulation_steps`, and with several processes, it is the
+    mean of those means, so that of one large batch only where all parts have as many tokens. In an evaluation all tokens count
+    the same, whatever the batches (a dice term over the batch is a mean over batches, weighted by their tokens).
+
     Args:
         model: None with `model_init`.
         loss: default `named_entity_loss(args)`.
@@ -333,6 +379,8 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         ValueError: `swap_share` without `swapped_windows`.
     """
 
+    arguments_class = NestedNerTrainingArguments
+
     def __init__(
         self,
         model: CoNERForTokenClassification | None,
@@ -342,7 +390,7 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         swapped_windows: Dataset | None = None,
         **kwargs,
     ):
-        if args.swap_share and swapped_windows is None:
+        if getattr(args, "swap_share", 0) and swapped_windows is None:
             raise ValueError("swap_share needs the copies with other mentions; give swapped_windows, or leave it out")
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
             kwargs["data_collator"] = BilouCollator(kwargs["processing_class"])
@@ -416,15 +464,15 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
             inputs["spans"], weights = drawn_spans(cases, labels) if model.training else (word_spans(cases), None)
         outputs = model(**inputs)
         parts = self.loss(outputs.logits, labels)
+        real = int((labels != IGNORE_INDEX).any(dim=-1).sum())
         if config.candidate_paths:
             targets = span_targets(inputs["spans"], labels, len(config.entity_types))
-            real = int((labels != IGNORE_INDEX).any(dim=-1).sum())
             scored = span_loss(outputs.span_logits, targets, real, weights)
             parts |= {"loss": parts["loss"] + self.args.scorer_weight * scored, "scorer_loss": scored}
         if twice:
             divergence = rdrop_divergence(outputs.logits, labels)
             parts |= {"loss": parts["loss"] + self.args.rdrop_weight * divergence, "rdrop_loss": divergence}
-        self._record(parts, training=model.training)
+        self._record(parts, training=model.training, tokens=real)
         return (parts["loss"], outputs) if return_outputs else parts["loss"]
 
     def _check_labels(self, inputs: Mapping[str, Tensor]) -> None:

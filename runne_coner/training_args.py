@@ -245,6 +245,11 @@ class ContrastiveTrainingArguments(_SpanTrainingArguments):
                 "train_sampling_strategy 'by_type' is for pair_mode 'in_batch', as drawn pairs have their types already; say"
                 " 'group_by_length'"
             )
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "accelerator_config dispatch_batches cuts every column by windows, and a batch of stage 1 has one row a span in"
+                " some; leave it out"
+            )
         if self.gradient_cache_chunk < 0:
             raise ValueError(f"gradient_cache_chunk must be 0 (off) or more windows, got {self.gradient_cache_chunk}")
         if self.eval_neighbours < 1:

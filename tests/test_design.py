@@ -65,7 +65,17 @@ MAY_IMPORT = {
         *("files", "sampling", "samplers", "optimization", "configuration", "decoding", "span_scorer", "search_space"),
     },
     "contrastive": {
-        *("trainers", "modeling", "metric_losses", "pair_weights", "training_args", "gathering", "samplers", "span_metrics"),
+        *(
+            "trainers",
+            "collators",
+            "modeling",
+            "metric_losses",
+            "pair_weights",
+            "training_args",
+            "gathering",
+            "samplers",
+            "span_metrics",
+        ),
     },
     "pipeline": {
         *("collators", "modeling", "onnx_model", "preprocessing", "decoding", "documents", "tagging", "windows"),

@@ -552,9 +552,10 @@ def test_a_span_under_two_types_is_no_pair():
 @pytest.mark.parametrize(
     ("counts", "possible"), [([50], "same"), ([2], "same"), ([1, 1], "other"), ([1, 1, 1, 1], "other"), ([2, 1], "both")]
 )
-def test_few_types_or_mentions_do_not_loop(counts, possible):
+def test_few_types_or_mentions_do_not_loop(counts, possible, caplog):
     spans = synthetic_spans(counts)
     pairs = draw_pairs(spans, len(counts), 5000)
+    assert f"num_pairs 5000: the training documents gave {len(pairs)} distinct pairs" in caplog.text
     same = spans[pairs[:, 0], 3] == spans[pairs[:, 1], 3]
     assert (pairs[:, 0] != pairs[:, 1]).all()
     assert {"same": same.all(), "other": not same.any(), "both": same.any() and not same.all()}[possible]

@@ -13,7 +13,7 @@ from accelerate.data_loader import BatchSamplerShard
 from conftest import TYPES, make_documents
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback
+from transformers import AutoModel, AutoModelForTokenClassification, TrainerCallback, TrainingArguments
 
 from runne_coner.collators import BilouCollator, EntityCollator, EntityPairCollator
 from runne_coner.configuration import CoNERConfig, TrainingError
@@ -292,6 +292,67 @@ def test_gradient_accumulation_equals_the_large_batch(stage2, wordpiece_encoder)
     assert large_loss == pytest.approx(small_loss, rel=1e-5) and len(large_loss) == 1
 
 
+def test_losses_of_an_evaluation_do_not_depend_on_its_batches(stage2):
+    network = {"candidate_paths": 2}
+    found = [stage2(network=network, per_device_eval_batch_size=size, dice_weight=0.5).evaluate() for size in (1, 3, 64)]
+    losses = [{name: value for name, value in metrics.items() if name.endswith("loss")} for metrics in found]
+    assert set(losses[0]) == {"eval_loss", "eval_ce_loss", "eval_dice_loss", "eval_scorer_loss"}
+    for other in losses[1:]:
+        assert losses[0] == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_drop_last_is_for_training(stage, request):
+    make = request.getfixturevalue(stage)
+    found = []
+    for drop_last in (False, True):
+        trainer = make(per_device_eval_batch_size=4, per_device_train_batch_size=4, dataloader_drop_last=drop_last)
+        assert len(trainer.eval_dataset) % 4
+        assert (len(trainer.get_train_dataloader()) * 4 <= len(trainer.train_dataset)) == drop_last
+        metrics = trainer.evaluate()
+        again = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics
+        found += [
+            {name: value for name, value in one.items() if name != "epoch" and "time" not in name and "per_second" not in name}
+            for one in (metrics, again)
+        ]
+        assert trainer.args.dataloader_drop_last == drop_last
+    for metrics in found[1:]:
+        assert metrics == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_what_a_trainer_cannot_take_is_refused_in_one_line(stage, request, tmp_path):
+    trainer = request.getfixturevalue(stage)()
+    kind, given = type(trainer), dict(train_dataset=trainer.train_dataset, processing_class=trainer.processing_class)
+    for args in (None, TrainingArguments(str(tmp_path), report_to="none")):
+        with pytest.raises(TypeError, match=f"^{kind.__name__} needs {type(trainer.args).__name__} as args, got "):
+            kind(trainer.model, args, **given)
+    with pytest.raises(ValueError, match="does not call compute_loss_func: give loss="):
+        kind(trainer.model, trainer.args, compute_loss_func=lambda *_: 0, **given)
+    with pytest.raises(ValueError, match="^training needs a train_dataset$"):
+        kind(trainer.model, trainer.args, processing_class=trainer.processing_class).train()
+
+
+def test_stage1_refuses_what_it_would_not_heed(stage1):
+    trainer = stage1()
+    with pytest.raises(ValueError, match="calls no compute_metrics"):
+        ContrastiveTrainer(trainer.model, trainer.args, compute_metrics=lambda _: {})
+    with pytest.raises(ValueError, match="^pair_mode is sampled, and train_dataset a view for in_batch: give"):
+        stage1(pair_mode="sampled").train()
+    with pytest.raises(ValueError, match="^pair_mode is in_batch, and train_dataset a view for sampled: give"):
+        stage1(sampled=True, loss="supcon").train()
+    with pytest.raises(ValueError, match="dispatch_batches cuts every column by windows"):
+        stage1(accelerator_config={"dispatch_batches": True})
+
+
+def test_stage1_has_a_default_collator(stage1):
+    trainer = stage1()
+    plain = ContrastiveTrainer(
+        trainer.model, trainer.args, eval_dataset=trainer.eval_dataset, processing_class=trainer.processing_class
+    )
+    assert plain.evaluate()["eval_pair_auc"] == pytest.approx(trainer.evaluate()["eval_pair_auc"])
+
+
 # -- Optimiser ----------------------------------------------------------------------------------------------------------
 
 
@@ -526,7 +587,9 @@ def test_resumed_training_ends_where_the_uninterrupted_one_does(stage2, strategy
 
 
 @pytest.mark.parametrize(
-    "changed", [{"learning_rate": 1e-3}, {"head_learning_rate": 1e-4}, {"scorer_learning_rate": 1e-2}, {"optim": "sgd"}]
+    "changed",
+    [{"learning_rate": 1e-3}, {"head_learning_rate": 1e-4}, {"scorer_learning_rate": 1e-2}, {"optim": "sgd"}]
+    + [{"weight_decay": 0.5}, {"adam_beta1": 0.5}, {"adam_beta2": 0.5}, {"adam_epsilon": 1e-4}],
 )
 def test_a_checkpoint_of_other_rates_or_optimiser_is_refused(stage2, changed):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-4, "head_learning_rate": 1e-3}
