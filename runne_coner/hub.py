@@ -195,8 +195,15 @@ def _refuse(folder: Path, name: str, content: bytes) -> None:
     if _TOKEN.search(content) or (token and len(token) > 8 and token.encode() in content):
         raise HubError(f"{folder / name}: holds an access token; remove it (and revoke the token), then push again")
     for place in (folder.absolute(), folder.resolve(), Path.cwd(), Path.home()):
-        if len(place.parts) > 1 and json.dumps(f"{place}{os.sep}")[1:-1].encode() in content + os.sep.encode():
+        if len(place.parts) > 1 and any(form in content + os.sep.encode() for form in _spellings(f"{place}{os.sep}")):
             raise HubError(f"{folder / name}: holds a path of this machine ({place}); remove it, then push again")
+
+
+def _spellings(path: str) -> set[bytes]:
+    """A path as texts hold it: as it is, and as JSON with and without escapes for letters beyond ASCII."""
+    forms = (path, *(json.dumps(path, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)))
+    # Names of files need not be UTF-8.
+    return {form.encode("utf-8", "surrogateescape") for form in forms}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

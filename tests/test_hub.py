@@ -223,6 +223,34 @@ def test_files_with_a_secret_are_refused_by_name(model, server, tmp_path, capsys
     assert "org/name" not in server.repositories and server.uploads == []
 
 
+@pytest.mark.parametrize("form", ["plain", "JSON", "ASCII JSON"])
+@pytest.mark.parametrize("place", ["project", "проект", 'a "b"'])
+def test_paths_are_found_in_every_spelling(model, tmp_path, place, form):
+    (tmp_path / place).mkdir()
+    folder = copy_model(model, tmp_path / place)
+    (folder / "training_facts.json").unlink()  # so that README.md goes as it is
+    name, text = "README.md", f"trained on {folder}/corpus\n"
+    if form != "plain":
+        name = "eval_results.json"
+        text = json.dumps({"data": f"{folder}/corpus"}, ensure_ascii=form == "ASCII JSON")
+    (folder / "README.md").write_text("nothing\n", encoding="utf-8")
+    assert "README.md" in read_folder(folder)
+    (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(HubError, match=f"{name}: holds a path of this machine"):
+        read_folder(folder)
+
+
+def test_a_place_whose_name_is_no_text_is_found_as_well(model, tmp_path, monkeypatch):
+    """File names of Unix are bytes; Python has a lone surrogate for each that is not UTF-8."""
+    here, folder = tmp_path / "\udcff", copy_model(model, tmp_path)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert "README.md" in read_folder(folder)
+    (folder / "eval_results.json").write_bytes(os.fsencode(here) + b"/corpus\n")
+    with pytest.raises(HubError, match="eval_results.json: holds a path of this machine"):
+        read_folder(folder)
+
+
 def test_the_code_needs_few_packages():
     assert {"configuration.py", "modeling.py", "pipeline.py", "tagging.py"} <= CODE
     # What is imported anywhere in these files, also within functions, everybody without the package has to install.
