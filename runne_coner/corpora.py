@@ -57,9 +57,9 @@ def merge_corpora(
             their corpus does not annotate.
     """
     names = [part.name for part in parts]
-    labels = [part.short_name if [p.short_name for p in parts].count(part.short_name) == 1 else part.name for part in parts]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise CorpusError(f"{', '.join(doubled)}: given twice. Name every corpus once.")
+    labels = [_label(part, [other for other in parts if other is not part]) for part in parts]
     known = {**dict(zip(labels, range(len(parts)), strict=True)), **dict(zip(names, range(len(parts)), strict=True))}
     renamed: list[dict[str, str]] = [
         {name: name if number == 0 else f"{labels[number]}/{name}" for name in part.types} for number, part in enumerate(parts)
@@ -78,6 +78,22 @@ def merge_corpora(
     documents = [_renamed(part, types, number) for number, (part, types) in enumerate(zip(parts, renamed, strict=True))]
     evaluated = _renamed(parts[0]._replace(documents=evaluation), renamed[0], 0)
     return MergedCorpora(concatenate_datasets(documents), evaluated, entity_types, annotated)
+
+
+def _label(part: Part, others: Sequence[Part]) -> str:
+    """Its short name or, where another corpus has that too, as much of the end of its path as tells it apart.
+
+    The label becomes part of names of types, which are published: the whole path would tell of the machine.
+    """
+    if part.short_name not in {other.short_name for other in others}:
+        return part.short_name
+    own, *rest = (_folders(each.name) for each in (part, *others))
+    lengths = range(1, len(own) + 1)
+    return next(("/".join(own[-n:]) for n in lengths if all(own[-n:] != each[-n:] for each in rest)), part.name)
+
+
+def _folders(name: str) -> tuple[str, ...]:
+    return Path(name).relative_to(Path(name).anchor).parts
 
 
 def _renamed(part: Part, types: Mapping[str, str], number: int) -> Dataset:

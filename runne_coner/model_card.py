@@ -109,8 +109,8 @@ def stage_facts(
     settings |= {key: _plain(getattr(training, key)) for key in _HYPERPARAMETERS if hasattr(training, key)}
     # What another setting makes void is left out.
     void = {"num_train_epochs" if training.max_steps > 0 else "max_steps", *idle_settings(settings)}
-    # A mapping of types, and the names of local corpora, mean something to their owner only.
-    settings.pop("type_mapping", None)
+    # Files of mappings and of words, and the names of local corpora, mean something to their owner only.
+    void |= {"type_mapping", "label_words"}
     if extra := settings.pop("extra_datasets", None):
         settings["extra_datasets"] = ", ".join(_public_name(entry.partition("@")[0], None) for entry in extra)
     settings = {key: value for key, value in settings.items() if key not in void}

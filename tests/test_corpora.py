@@ -82,6 +82,22 @@ def test_corpora_of_one_folder_name_keep_their_paths():
     assert merge_corpora(parts, EVALUATION).entity_types == ["PERSON", "CITY", "b/x.conll/PER", "b/x.conll/ORG"]
 
 
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (["/home/me/a/x.conll", "/home/me/b/x.conll"], "b/x.conll"),
+        (["/home/me/a/sub/x.conll", "/home/me/b/sub/x.conll"], "b/sub/x.conll"),
+        (["/b/x.conll", "/x.conll"], "/x.conll"),  # nothing but the whole tells it apart
+        (["x", "/home/me/x.conll"], "x.conll"),
+    ],
+)
+def test_names_of_types_hold_no_more_of_a_path_than_tells_corpora_apart(names, label):
+    parts = [Part(names[0], MAIN, ["PERSON", "CITY"]), Part(names[1], OTHER, ["PER", "ORG"])]
+    assert merge_corpora(parts, EVALUATION).entity_types == ["PERSON", "CITY", f"{label}/PER", f"{label}/ORG"]
+    for key in (label, names[1]):
+        assert merge_corpora(parts, EVALUATION, {key: {"PER": "PERSON"}}).entity_types == ["PERSON", "CITY", f"{label}/ORG"]
+
+
 def test_mappings_are_read_from_everywhere(tmp_path):
     mapping = {"other": {"PER": "PERSON"}}
     (tmp_path / "types.json").write_text(json.dumps(mapping), encoding="utf-8")

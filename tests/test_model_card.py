@@ -1,13 +1,14 @@
 """The facts that recipes record, and the card that is made of them."""
 
+import importlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import huggingface_hub
 import pytest
-from conftest import TYPES, make_documents
+from conftest import ROOT, TYPES, make_documents
 from hub_server import HubServer, metadata_errors
 from huggingface_hub import ModelCard, metadata_load
 
@@ -185,6 +186,27 @@ def test_a_local_corpus_and_encoder_are_not_named_by_their_path(facts, tmp_path)
     given = CardArguments(dataset_name="NEREL", language=["ru", "en"])
     card = make_card(facts(given, dataset=str(tmp_path)), config=CONFIG)
     assert card.data.datasets == ["nerel"] and card.data.language == ["ru", "en"]
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_no_setting_of_the_network_brings_a_path_into_the_facts(stage, tmp_path, monkeypatch):
+    """Every setting that may be text of any kind holds one here."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = importlib.import_module(stage)
+    network = {"stage1": "Stage1Arguments", "stage2": "Stage2Arguments"}[stage]
+    network = getattr(recipe, network)(str(tmp_path))
+    free = [item for item in fields(network) if "str" in str(item.type) and item.default is None]
+    assert {"encoder_cache", "type_mapping" if stage == "stage1" else "label_words"} <= {item.name for item in free}
+    for item in free:
+        path = str(tmp_path / f"{item.name}.json")
+        setattr(network, item.name, [path] if "list" in str(item.type) else path)
+    corpus = Corpus(make_documents(), make_documents(), TYPES, [])
+    training = (ContrastiveTrainingArguments if stage == "stage1" else NestedNerTrainingArguments)("out", report_to="none")
+    data = DataArguments(dataset=str(tmp_path), eval_dataset=str(tmp_path / "dev"), eval_split="dev")
+    options = {"lost": {}, "windows": 1, "seconds": 1, "metrics": METRICS}
+    found = stage_facts(corpus, data, network, training, CardArguments(), **options)
+    assert str(tmp_path) not in json.dumps(found)
+    assert str(tmp_path) not in str(make_card({stage: found}, config=CONFIG if stage == "stage2" else None))
 
 
 def test_a_corpus_whose_name_cannot_be_an_id_is_named_in_the_text_only(facts, tmp_path):
