@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from runne_coner.arguments import of_types
 from runne_coner.cli import exit_on_input_error, positive_number, predict_documents, whole_number
 from runne_coner.documents import from_row, marked_text, write_runne
 from runne_coner.files import write_text
@@ -43,6 +44,8 @@ def main() -> None:
     recognizer = load_pipeline(arguments.model)
     config = recognizer.model.config
     rows = load_documents(arguments.dataset, split=arguments.split)[arguments.split]
+    # A model that learned some of the corpus's types is scored on these.
+    rows = of_types(rows, config.entity_types, f"split {arguments.split}", f"those of {arguments.model}")
     references = [from_row(row) for row in rows]
     options = {"batch_size": arguments.batch_size, "context": arguments.context}
     predictions = predict_documents(recognizer, references, **options)

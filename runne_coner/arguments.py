@@ -159,8 +159,8 @@ def load_corpus(arguments: DataArguments, seed: int) -> Corpus:
     types = _types_of_all(load_entity_types(arguments.dataset, loaded), evaluation)
     if arguments.entity_types is not None:
         types = _chosen_types(arguments.entity_types, types)
-        train = _of_types(train, types, "training")
-        evaluation = _of_types(evaluation, types, "evaluation")
+        train = of_types(train, types, "training documents")
+        evaluation = of_types(evaluation, types, "evaluation documents")
     few_shot = arguments.few_shot_types
     if few_shot is None:
         few_shot = [name for name in FEW_SHOT_TYPES if set(FEW_SHOT_TYPES) <= set(types)]
@@ -230,13 +230,17 @@ def _chosen_types(chosen: list[str], known: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _of_types(documents: Dataset, types: list[str], role: str) -> Dataset:
-    """The documents without the entities of other types, which are counted in a message."""
+def of_types(documents: Dataset, types: Collection[str], role: str, where: str = "entity_types") -> Dataset:
+    """The documents without the entities of other types, which are counted in a message.
+
+    Args:
+        role, where: what the message calls the documents, and the types that stay.
+    """
     left_out = Counter({name: count for name, count in _mentions(documents).items() if name not in types})
     if not left_out:
         return documents
     counts = ", ".join(f"{name} {count}" for name, count in left_out.most_common())
-    print(f"{role} documents: left out {left_out.total()} entities of types that are not among entity_types: {counts}")
+    print(f"{role}: left out {left_out.total()} entities of types that are not among {where}: {counts}")
     return documents.map(
         lambda row: {"entities": [entity for entity in row["entities"] if entity["type"] in types]},
         features=documents.features,

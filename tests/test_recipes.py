@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TYPES, make_documents
+from rule_model import TYPES as RULE_TYPES
+from rule_model import build_rule_model
 from transformers import AutoModel, AutoModelForTokenClassification
 
 from runne_coner.arguments import (
@@ -526,6 +528,22 @@ def test_a_saved_model_goes_on_with_other_types(tmp_path, wordpiece_encoder, cap
     # Random rows have a length of about 0.02 x sqrt(32); a head that starts at a centroid points somewhere.
     city_rows = after.classifier.weight.unflatten(0, (-1, 5))[after.config.heads.index("CITY")]
     assert city_rows[1:].norm(dim=1).min() > 3 * city_rows[0].norm()
+
+
+def test_a_model_of_some_types_is_scored_on_these(tmp_path, monkeypatch, capsys):
+    """The lexicon model finds all it knows; entities of types that it does not know are counted and left out."""
+    model, corpus = build_rule_model(tmp_path / "model"), tmp_path / "corpus"
+    corpus.mkdir()
+    known = [Entity(0, 10, "PROFESSION"), Entity(4, 10, "CITY")]
+    others = [Entity(0, 3, "LAW"), Entity(20, 26, "AGE"), Entity(20, 26, "LAW")]
+    write_runne([Document(1, "Мэр Казани сообщил. Казани", (*known, *others))], corpus / "test.jsonl")
+    monkeypatch.setattr(sys, "argv", ["evaluation.py", "--model", str(model), "--dataset", str(corpus)])
+    load_recipe("evaluation").main()
+    printed = capsys.readouterr().out
+    assert f"split test: left out 3 entities of types that are not among those of {model}: LAW 2, AGE 1\n" in printed
+    scores = read(model / "scores-test.json")
+    assert (scores["micro"]["support"], scores["micro"]["recall"]) == (2, 1.0)
+    assert sorted(scores["per_type"]) == sorted(RULE_TYPES)
 
 
 def test_words_for_unknown_types_are_refused_before_the_work(tmp_path, wordpiece_encoder, corpus_folder, monkeypatch):
