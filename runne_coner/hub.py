@@ -65,7 +65,7 @@ def code_requirements() -> list[str]:
     return sorted(_PACKAGE_NAMES.get(root, root) for root in roots)
 
 
-def read_folder(folder: str | os.PathLike, repo_id: str | None = None) -> dict[str, Path | bytes]:
+def read_folder(folder: str | os.PathLike, repo_id: str | None = None, *, keep_card: bool = False) -> dict[str, Path | bytes]:
     """The files that a push of a model folder uploads, by their name in the repository.
 
     Weights, tokenizer, processor settings and metrics go as they are; `config.json` names the code beside it,
@@ -75,6 +75,7 @@ def read_folder(folder: str | os.PathLike, repo_id: str | None = None) -> dict[s
     Args:
         folder: written by stage 1 or stage 2.
         repo_id: where it will lie, for the card's usage block.
+        keep_card: whether the folder's card goes as it is, though there are facts; for one with options of its own.
     Returns:
         Paths of files that go as they are, and contents of the others.
     Raises:
@@ -96,7 +97,11 @@ def read_folder(folder: str | os.PathLike, repo_id: str | None = None) -> dict[s
     files["config.json"] = _json(config)
     if (folder / "training_args.json").is_file():
         files["training_args.json"] = _json(public_arguments(_read_json(folder / "training_args.json")))
-    files["README.md"] = _card(folder, repo_id, config).encode("utf-8")
+    present = folder / "README.md"
+    if present.is_file() and (keep_card or not _read_facts(folder)):
+        files["README.md"] = present
+    else:
+        files["README.md"] = _card(folder, repo_id, config).encode("utf-8")
     _refuse_secrets(folder, files)
     return files
 
@@ -112,15 +117,12 @@ def write_card(folder: str | os.PathLike, repo_id: str | None = None, **options)
         HubError: the folder holds no model.
     """
     folder = Path(folder)
-    write_text(folder / "README.md", _card(folder, repo_id, _read_config(folder), fresh=True, **options))
+    write_text(folder / "README.md", _card(folder, repo_id, _read_config(folder), **options))
 
 
-def _card(folder: Path, repo_id: str | None, config: Mapping, fresh: bool = False, **options) -> str:
-    facts, present = _read_facts(folder), folder / "README.md"
-    if not facts and not fresh and present.is_file():
-        return present.read_text(encoding="utf-8")
+def _card(folder: Path, repo_id: str | None, config: Mapping, **options) -> str:
     own = config if config.get("model_type") == "coner" else None
-    return str(make_card(facts, model_id=repo_id, config=own, requirements=code_requirements(), **options))
+    return str(make_card(_read_facts(folder), model_id=repo_id, config=own, requirements=code_requirements(), **options))
 
 
 def _read_facts(folder: Path) -> dict:
@@ -218,6 +220,7 @@ def push_model(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload model",
+    keep_card: bool = False,
 ) -> str:
     """Upload a model folder to the Hub (see `read_folder` for what goes there), creating the repository if need be.
 
@@ -230,14 +233,15 @@ def push_model(
         private: whether a new repository is private; None leaves it to the Hub's setting.
         token: access token; by default the one of `hf auth login` or `HF_TOKEN`.
         revision: branch to commit to, by default the main one.
+        keep_card: as `read_folder`.
     Returns:
         Address of the repository.
     Raises:
         HubError: the folder cannot be pushed, or the Hub refuses or cannot be reached.
     """
-    read_folder(folder)  # before there is a repository to regret
+    read_folder(folder, keep_card=keep_card)  # before there is a repository to regret
     repo_id = create_repository(repo_id, private=private, token=token)
-    files = read_folder(folder, repo_id)
+    files = read_folder(folder, repo_id, keep_card=keep_card)
     api = HfApi(library_name="runne-coner", token=token)
     with _hub_errors(repo_id):
         present = api.list_repo_files(repo_id, revision=revision)

@@ -252,7 +252,7 @@ def make_card(
     config: Mapping | None = None,
     language: str | list[str] | None = None,
     license: str | None = None,
-    tags: Iterable[str] = (),
+    tags: str | Iterable[str] | None = None,
 ) -> ModelCard:
     """The card of a model.
 
@@ -262,7 +262,7 @@ def make_card(
         requirements: packages that the code in the repository imports.
         config: content of `config.json` of a stage 2 model, None for a stage 1 encoder.
         language, license: in place of those recorded.
-        tags: further tags.
+        tags: a further tag, or several.
     Returns:
         A `huggingface_hub.ModelCard`, metadata and text.
     """
@@ -271,7 +271,7 @@ def make_card(
     data = _metadata(last, facts, title, config is not None)
     data.language = _unlisted(language) or data.language
     data.license = license or data.license
-    data.tags = list(dict.fromkeys([*data.tags, *tags]))
+    data.tags = list(dict.fromkeys([*data.tags, *([tags] if isinstance(tags, str) else tags or ())]))
     sections = [f"# {title}\n\n{_introduction(data, facts, config)}"]
     body = {
         "Usage": _usage(config, model_id or ".", list(requirements), _example_text(data, last)),

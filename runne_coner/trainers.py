@@ -290,7 +290,7 @@ class SpanTrainer(Trainer):
             self.hub_model_id = create_repository(name, private=private, token=token or self.args.hub_token)
             self.push_in_progress = None
 
-    def create_model_card(self, language=None, license=None, tags=(), model_name=None, **_) -> None:
+    def create_model_card(self, language=None, license=None, tags=None, model_name=None, **_) -> None:
         """Write the card, README.md, from the facts that the recipes record in `output_dir` (see `model_card`).
 
         Args:
@@ -313,7 +313,7 @@ class SpanTrainer(Trainer):
         """Save the model, write its card and upload both (see `hub.push_model`); always waits for the end.
 
         Args:
-            kwargs: for `create_model_card`.
+            kwargs: for `create_model_card`, whose card is the one that is uploaded.
         Returns:
             Address of the repository, on the main process.
         Raises:
@@ -327,9 +327,9 @@ class SpanTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**kwargs)
-        revision = revision or self.args.hub_revision
+        options = {"token": token, "revision": revision or self.args.hub_revision, "keep_card": True}
         message = commit_message or "End of training"
-        return push_model(self.args.output_dir, self.hub_model_id, token=token, revision=revision, commit_message=message)
+        return push_model(self.args.output_dir, self.hub_model_id, commit_message=message, **options)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from runne_coner.cli import main
 from runne_coner.hub import HubError, code_files, code_requirements, push_model, read_folder
 from runne_coner.model_card import public_arguments, record_facts, stage_facts
 from runne_coner.preprocessing import load_tokenizer
+from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import NestedNerTrainingArguments
 
 TOKEN = "hf_" + "AliceMayWriteHere" * 2
@@ -352,6 +353,28 @@ def test_weights_of_an_earlier_push_do_not_linger(model, server, tmp_path):
         "model-00002-of-00002.safetensors",
         "model.safetensors.index.json",
     }
+
+
+@pytest.mark.parametrize("tags", ["letters", ["letters", "news"], ("letters",), None])
+def test_a_trainer_pushes_the_card_with_its_options(model, server, tmp_path, tags):
+    """The facts of the folder know another license and no tags."""
+    folder = copy_model(model, tmp_path)
+    trainer = NestedNerTrainer(
+        CoNERForTokenClassification.from_pretrained(folder),
+        NestedNerTrainingArguments(str(folder), hub_model_id="org/name", hub_token=TOKEN, report_to="none"),
+        processing_class=load_tokenizer(str(folder)),
+    )
+    trainer.push_to_hub(language="de", license="apache-2.0", tags=tags)
+    pushed = server.repositories["org/name"].files["README.md"].content
+    assert pushed == (folder / "README.md").read_bytes() and b'model="org/name"' in pushed
+    data = huggingface_hub.ModelCard(pushed.decode()).data
+    given = [tags] if isinstance(tags, str) else [*(tags or ())]
+    assert data.tags == ["nested-ner", "named-entity-recognition", "coner", *given]
+    assert (data.language, data.license) == ("de", "apache-2.0")
+    # A later push without them has what is recorded.
+    push_model(folder, "org/name")
+    data = huggingface_hub.ModelCard(server.repositories["org/name"].files["README.md"].content.decode()).data
+    assert data.tags == ["nested-ner", "named-entity-recognition", "coner"] and data.license == "mit"
 
 
 # -- folders that are no models -------------------------------------------------------------------------------------------
