@@ -259,7 +259,11 @@ def check_grid(cells: list[Cell]) -> None:
         UsageError
     """
     for stage, content in {stage: cell.stages[stage] for cell in cells for stage in cell.stages}.items():
-        check_idle_settings(stage_parts(stage, content))
+        parts = stage_parts(stage, content)
+        check_idle_settings(parts)
+        if stage == "stage1":
+            _, network, training, _ = parts
+            network.check_against(training)
     begun = []
     for cell in cells:
         for stage, content in cell.stages.items():

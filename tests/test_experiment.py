@@ -146,6 +146,9 @@ def test_a_stages_settings_are_checked_before_anything_runs(make, recipes, confi
     for setting, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             grid.check_grid(make("--stage2", setting, "--schemes", "coner")[2])
+    alone = {"pair_mode": "sampled", "outside": "negative"}
+    with pytest.raises(UsageError, match="outside must be class or none"):
+        grid.check_grid(make("--stage1", json.dumps(alone), "--schemes", "standard", "coner")[2])
     stage = config.with_name("stage1.yaml")
     stage.write_text(stage.read_text(encoding="utf-8") + "max_length: 64\n", encoding="utf-8")
     with pytest.raises(UsageError, match="max_length is 64 there and 128 in the experiment"):
