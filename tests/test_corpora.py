@@ -85,10 +85,10 @@ def test_corpora_of_one_folder_name_keep_their_paths():
 @pytest.mark.parametrize(
     ("names", "label"),
     [
-        (["/home/me/a/x.conll", "/home/me/b/x.conll"], "b/x.conll"),
-        (["/home/me/a/sub/x.conll", "/home/me/b/sub/x.conll"], "b/sub/x.conll"),
+        (["/data/a/x.conll", "/data/b/x.conll"], "b/x.conll"),
+        (["/data/a/sub/x.conll", "/data/b/sub/x.conll"], "b/sub/x.conll"),
         (["/b/x.conll", "/x.conll"], "/x.conll"),  # nothing but the whole tells it apart
-        (["x", "/home/me/x.conll"], "x.conll"),
+        (["x", "/data/x.conll"], "x.conll"),
     ],
 )
 def test_names_of_types_hold_no_more_of_a_path_than_tells_corpora_apart(names, label):
