@@ -16,6 +16,7 @@ _PARTNERS = {
     "dice_reduction": ("dice_weight", 0),
     "swap_probability": ("swap_share", 0),
     "swap_agreement": ("swap_share", 0),
+    "level_order": ("levels", 1),
     "scorer_weight": ("candidate_paths", 0),
     "scorer_learning_rate": ("candidate_paths", 0),
 }

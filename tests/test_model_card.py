@@ -42,6 +42,7 @@ METRICS = {
 @dataclass
 class Network(EncoderArguments):
     levels: int = 2
+    level_order: str = "innermost"
     head_dropout: float = 0.3
     candidate_paths: int = 0
 
@@ -288,6 +289,15 @@ def test_both_stages_tell_their_hyperparameters_time_and_hardware(facts):
 def test_the_scorers_settings_are_told_where_there_is_one(facts):
     second = section(make_card(facts(paths=2), config=CONFIG), "Training").split("### Stage 2")[1]
     assert "| `scorer_weight` | 1.0 |" in second and "| `scorer_learning_rate` | 0.001 |" in second
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_an_order_of_levels_is_told_where_there_are_several(levels):
+    corpus = Corpus(make_documents(), make_documents(), TYPES, [])
+    training = NestedNerTrainingArguments("out", report_to="none")
+    options = {"lost": {}, "windows": 1, "seconds": 1, "metrics": METRICS}
+    found = stage_facts(corpus, DataArguments(), Network(levels=levels), training, CardArguments(), **options)
+    assert ("level_order" in found["hyperparameters"]) == (levels == 2)
 
 
 def test_usage_with_and_without_the_package():

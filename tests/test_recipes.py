@@ -692,6 +692,7 @@ def test_wrong_option_is_one_line(run):
         ("stage2", ["--candidate_paths", "0", "--scorer_weight", "2"], "scorer_weight 2.0 .* candidate_paths"),
         ("stage2", ["--candidate_paths", "0", "--scorer_learning_rate", "1e-2"], "candidate_paths"),
         ("stage2", ["--scorer_learning_rate", "-1"], "scorer_learning_rate"),
+        ("stage2", ["--levels", "1", "--level_order", "outermost"], "level_order outermost changes nothing with levels 1"),
         ("stage2", ["--focal_gamma", "1"], "focal_gamma 1.0 changes nothing with ce_form plain; give ce_form as well"),
         ("stage2", ["--dice_smoothing", "2"], "dice_smoothing 2.0 changes nothing with dice_weight 0"),
         ("stage2", ["--dice_reduction", "batch"], "dice_reduction batch changes nothing with dice_weight 0"),
