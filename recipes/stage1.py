@@ -204,6 +204,7 @@ def main(argv: list[str]) -> None:
             windows=views.windows,
             seconds=result.metrics["train_runtime"],
             metrics=metrics,
+            resumed=checkpoint is not None,
         )
         record_facts(training.output_dir, "stage1", facts)
     trainer.create_model_card()

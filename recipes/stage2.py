@@ -325,6 +325,7 @@ def main(argv: list[str]) -> None:
             windows=len(views.train),
             seconds=result.metrics["train_runtime"],
             metrics=metrics,
+            resumed=checkpoint is not None,
         )
         record_facts(training.output_dir, "stage2", facts, views.encoder)
     trainer.create_model_card()

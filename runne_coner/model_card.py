@@ -85,6 +85,7 @@ def stage_facts(
     windows: int,
     seconds: float,
     metrics: Mapping[str, float],
+    resumed: bool = False,
 ) -> dict:
     """What one stage knows about itself, free of paths and names of the machine.
 
@@ -93,8 +94,9 @@ def stage_facts(
         network: the recipe's arguments of encoder and network.
         lost: from `preprocessing.lost_entities` of the training view.
         windows: rows of the training view.
-        seconds: time that the training loop took.
+        seconds: time that the training loop took, since it was last resumed if it was.
         metrics: of `Trainer.evaluate`, with or without the prefix `eval_`.
+        resumed: whether training went on from a checkpoint.
     Returns:
         A dictionary for `record_facts`.
     """
@@ -139,6 +141,7 @@ def stage_facts(
         "not_represented": {key: dict(reasons) for key, reasons in lost.items()},
         "hyperparameters": settings | {"processes": training.world_size},
         "seconds": round(seconds, 1),
+        "resumed": resumed,
         "hardware": hardware(),
         "versions": {key: metadata.version(key) for key in ("runne-coner", *PACKAGES)} | {"python": platform.python_version()},
         "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
@@ -427,10 +430,12 @@ def _training(facts: Mapping) -> str:
         own = facts[stage]
         source, address = _CORPORA.get(own["dataset"]["name"], (own["dataset"]["name"], None))
         where = f"[{source}]({address})" if address else source
+        # Nobody has measured the parts before; facts of earlier versions do not say.
+        time = "Time since the run was last resumed" if own.get("resumed") else "Time"
         lines = [
             f"Data: {where}, split `{own['dataset']['split']}`: {own['dataset']['documents']} documents,"
             f" {own['dataset']['windows']} windows, {own['dataset']['entities']} entities. "
-            f"Time: {_duration(own['seconds'])} on {own['hardware']}."
+            f"{time}: {_duration(own['seconds'])} on {own['hardware']}."
         ]
         settings = [(f"`{key}`", f"{value}") for key, value in own["hyperparameters"].items() if value is not None]
         stages.append(f"### {title}\n\n" + "\n".join(lines) + "\n\n" + _table(("hyperparameter", "value"), settings))

@@ -567,8 +567,22 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path, wordpiece_
     ):
         with pytest.raises(INPUT_ERRORS, match=f"checkpoint-2 was written with {name} {known}, not {now}: resume with"):
             run_stage2(*argv, f"--{name}", now, "--resume_from_checkpoint", "last")
+    card = tmp_path / "run" / "README.md"
+    assert "entities. Time: " in card.read_text(encoding="utf-8")
     run_stage2(*argv, "--resume_from_checkpoint", "last", "--max_steps", 3)
     assert read(tmp_path / "run" / "trainer_state.json")["global_step"] == 3
+    # The time is that of the third step alone, and the card says so.
+    assert "entities. Time since the run was last resumed: " in card.read_text(encoding="utf-8")
+
+
+def test_the_card_of_a_resumed_stage_1_says_of_what_its_time_is(tmp_path, wordpiece_encoder, corpus_folder):
+    argv = [*QUICK.split(), "--dataset", str(corpus_folder), "--model_name_or_path", wordpiece_encoder]
+    argv += ["--output_dir", str(tmp_path), "--save_strategy", "steps", "--save_steps", "1"]
+    load_recipe("stage1").main(argv)
+    assert read(tmp_path / "training_facts.json")["stage1"]["resumed"] is False
+    load_recipe("stage1").main([*argv, "--resume_from_checkpoint", "last", "--max_steps", "3"])
+    assert read(tmp_path / "training_facts.json")["stage1"]["resumed"] is True
+    assert "entities. Time since the run was last resumed: " in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_swapped_copies_lose_is_counted(tmp_path, wordpiece_encoder, corpus_folder, capsys):
