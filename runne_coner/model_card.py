@@ -111,8 +111,7 @@ def stage_facts(
     settings |= {key: _plain(getattr(training, key)) for key in _HYPERPARAMETERS if hasattr(training, key)}
     # What another setting makes void is left out.
     void = {"num_train_epochs" if training.max_steps > 0 else "max_steps", *idle_settings(settings)}
-    # Files of mappings and of words, and the names of local corpora, mean something to their owner only.
-    void |= {"type_mapping", "label_words"}
+    void.update(_OF_THE_OWNER)
     if extra := settings.pop("extra_datasets", None):
         settings["extra_datasets"] = ", ".join(_public_name(entry.partition("@")[0], None) for entry in extra)
     settings = {key: value for key, value in settings.items() if key not in void}
@@ -147,6 +146,9 @@ def stage_facts(
         "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
     }
 
+
+_OF_THE_OWNER = ("type_mapping", "label_words")
+"""Settings that may be a file; as the names of local corpora, they mean something to their owner only."""
 
 _ENCODER_KEYS = ("model_name_or_path", "encoder_cache", "model_revision")
 
@@ -437,7 +439,9 @@ def _training(facts: Mapping) -> str:
             f" {own['dataset']['windows']} windows, {own['dataset']['entities']} entities. "
             f"{time}: {_duration(own['seconds'])} on {own['hardware']}."
         ]
-        settings = [(f"`{key}`", f"{value}") for key, value in own["hyperparameters"].items() if value is not None]
+        # Facts of earlier versions hold settings of the owner.
+        told = {key: value for key, value in own["hyperparameters"].items() if key not in _OF_THE_OWNER}
+        settings = [(f"`{key}`", f"{value}") for key, value in told.items() if value is not None]
         stages.append(f"### {title}\n\n" + "\n".join(lines) + "\n\n" + _table(("hyperparameter", "value"), settings))
     return "\n\n".join(stages)
 

@@ -210,6 +210,12 @@ def test_no_setting_of_the_network_brings_a_path_into_the_facts(stage, tmp_path,
     assert str(tmp_path) not in str(make_card({stage: found}, config=CONFIG if stage == "stage2" else None))
 
 
+def test_facts_of_earlier_versions_may_hold_the_path_of_a_file_of_words(facts, tmp_path):
+    found = facts()
+    found["stage2"]["hyperparameters"]["label_words"] = str(tmp_path / "words.json")
+    assert str(tmp_path) not in str(make_card(found, config=CONFIG))
+
+
 def test_a_corpus_whose_name_cannot_be_an_id_is_named_in_the_text_only(facts, tmp_path):
     card = make_card(facts(CardArguments(dataset_name="Наши письма, 2026"), dataset=str(tmp_path)), config=CONFIG)
     assert "Наши письма, 2026" in section(card, "Training") and "datasets" not in card.data.to_dict()
