@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from runne_coner.entity_swap import SwapSettings, swapped_documents
 from runne_coner.metric_losses import LOSSES
 from runne_coner.metrics import ScoreError, make_compute_metrics
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
+from runne_coner.optimization import check_same_network
 from runne_coner.pair_weights import PairWeighting
 from runne_coner.pairs import entity_pair_view
 from runne_coner.pipeline import load_pipeline
@@ -598,6 +600,17 @@ def test_a_checkpoint_of_other_rates_or_optimiser_is_refused(stage2, changed):
     name, value = next(iter(changed.items()))
     with pytest.raises(TrainingError, match=f"{name} .*, not {value}: resume with {name}"):
         stage2("resumed", **settings | changed).train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_the_order_of_levels_matters_where_there_are_several(wordpiece_encoder, tmp_path, levels):
+    settings = {"entity_types": TYPES, "levels": levels}
+    config = CoNERConfig(**settings, level_order="outermost")
+    CoNERForTokenClassification.from_encoder(wordpiece_encoder, config).save_pretrained(tmp_path)
+    for order in ("outermost", "innermost"):
+        refused = pytest.raises(TrainingError, match="with level_order outermost, not innermost: resume with")
+        with refused if order == "innermost" and levels > 1 else nullcontext():
+            check_same_network(CoNERConfig(**settings, level_order=order), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.json"])
