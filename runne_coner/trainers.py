@@ -169,13 +169,17 @@ class SpanTrainer(Trainer):
                 )
 
     def _recorded(self, training: bool) -> dict[str, float]:
-        """Means over what was recorded since the last call, on all processes; a part may be undefined (NaN) in a batch."""
+        """Means over what was recorded since the last call, on all processes; a part may be undefined (NaN) in a batch.
+
+        The loss itself may not: one batch of NaN is a loss of NaN.
+        """
         recorded, self._parts[training] = self._parts[training], defaultdict(list)
         means = {}
         for name, batches in recorded.items():
             values, weights = torch.stack(batches).unbind(-1)
-            weights = weights * ~values.isnan()
-            sums = self.accelerator.gather(torch.stack([(values.nan_to_num() * weights).sum(), weights.sum()])[None])
+            undefined = values.isnan() if name != "loss" else torch.zeros_like(values, dtype=torch.bool)
+            values, weights = (part.masked_fill(undefined, 0.0) for part in (values, weights))
+            sums = self.accelerator.gather(torch.stack([(values * weights).sum(), weights.sum()])[None])
             total, weight = sums.sum(dim=0).tolist()
             if weight:
                 means[name] = total / weight

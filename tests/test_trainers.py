@@ -303,6 +303,17 @@ def test_losses_of_an_evaluation_do_not_depend_on_its_batches(stage2):
         assert losses[0] == pytest.approx(other, rel=1e-4)
 
 
+def test_means_of_an_evaluation_weigh_tokens_and_pass_over_undefined_parts(stage2):
+    trainer = stage2()
+    for loss, part, tokens in ((1.0, float("nan"), 10), (4.0, 2.0, 30), (3.0, 6.0, 10)):
+        trainer._record({"loss": torch.tensor(loss), "part": torch.tensor(part)}, training=False, tokens=tokens)
+    assert trainer._recorded(training=False) == pytest.approx({"loss": 3.2, "part": 3.0})
+    for loss in (1.0, float("nan")):
+        trainer._record({"loss": torch.tensor(loss), "part": torch.tensor(float("inf"))}, training=False, tokens=5)
+    assert trainer._recorded(training=False) == pytest.approx({"loss": float("nan"), "part": float("inf")}, nan_ok=True)
+    assert trainer._recorded(training=False) == {}
+
+
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_drop_last_is_for_training(stage, request):
     make = request.getfixturevalue(stage)
