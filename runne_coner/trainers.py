@@ -44,6 +44,9 @@ from .viterbi import BrokenLogitsError
 
 logger = logging.get_logger(__name__)
 
+_WEIGHT = "batch_weight"
+"""Column of a training batch of stage 2, see `NestedNerTrainer.get_batch_samples`."""
+
 ARGUMENTS_NAME = "training_args.json"
 """File beside a model, and in a checkpoint, with the arguments of its training."""
 
@@ -155,18 +158,16 @@ class SpanTrainer(Trainer):
         with _reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def _record(self, parts: dict[str, Tensor], training: bool, tokens: int | None = None) -> None:
-        """Keep the parts of the loss of a batch, means over so many tokens; None: all batches count the same.
+    def _record(self, parts: dict[str, Tensor], training: bool, weight: Tensor | float | None = None) -> None:
+        """Keep the parts of the loss of a batch, which counts so much in their mean; None: as much as the others.
 
-        Of an evaluation whose batches have tokens the loss itself is kept too: the Trainer's mean counts every window the
+        Of an evaluation whose batches are weighted the loss itself is kept too: the Trainer's mean counts every window the
         same, so it would depend on which windows share a batch.
         """
         for name, value in parts.items():
-            if name != "loss" or (tokens is not None and not training):
-                weight = 1.0 if tokens is None or training else float(tokens)
-                self._parts[training][name].append(
-                    torch.stack([value.detach().float(), torch.tensor(weight, device=value.device)])
-                )
+            if name != "loss" or (weight is not None and not training):
+                own = torch.as_tensor(1.0 if weight is None else weight, dtype=torch.float32, device=value.device)
+                self._parts[training][name].append(torch.stack([value.detach().float(), own]))
 
     def _recorded(self, training: bool) -> dict[str, float]:
         """Means over what was recorded since the last call, on all processes; a part may be undefined (NaN) in a batch.
@@ -177,7 +178,9 @@ class SpanTrainer(Trainer):
         means = {}
         for name, batches in recorded.items():
             values, weights = torch.stack(batches).unbind(-1)
-            undefined = values.isnan() if name != "loss" else torch.zeros_like(values, dtype=torch.bool)
+            undefined = weights == 0
+            if name != "loss":
+                undefined |= values.isnan()
             values, weights = (part.masked_fill(undefined, 0.0) for part in (values, weights))
             sums = self.accelerator.gather(torch.stack([(values * weights).sum(), weights.sum()])[None])
             total, weight = sums.sum(dim=0).tolist()
@@ -355,6 +358,11 @@ def _reading(checkpoint: str | None) -> Iterator[None]:
         ) from error
 
 
+def _real_tokens(labels: Tensor) -> Tensor:
+    """How many tokens of a batch have labels, `(batch, tokens, heads)`."""
+    return (labels != IGNORE_INDEX).any(dim=-1).sum()
+
+
 def named_entity_loss(args: NestedNerTrainingArguments) -> NamedEntityLoss:
     """The loss of stage 2 with the settings of `args`."""
     settings = (args.ce_weight, args.dice_weight, args.dice_smoothing, args.dice_reduction, args.label_smoothing_factor)
@@ -369,9 +377,9 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
     and `metric_for_best_model` may be any of them (`macro_f1`, `few_shot_f1`, `micro_f1`, ...). With `ema_decay`, evaluated
     and saved weights are averaged ones. Parts of the loss are logged as `ce_loss`, `dice_loss`, `scorer_loss` and `rdrop_loss`.
 
-    The loss of a batch is a mean over its tokens. With `gradient_accumulation_steps`, and with several processes, it is the
-    mean of those means, so that of one large batch only where all parts have as many tokens. In an evaluation all tokens count
-    the same, whatever the batches (a dice term over the batch is a mean over batches, weighted by their tokens).
+    The loss is a mean over tokens: those of all batches of a step where there are several (`gradient_accumulation_steps`,
+    processes), so that they train as one large batch, and those of all windows in an evaluation, whatever its batches. A dice
+    term over the batch is a mean over batches, weighted by their tokens.
 
     Args:
         model: None with `model_init`.
@@ -456,19 +464,31 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         set_learning_rates(optimizer, rates | heads | dict.fromkeys(scorer, self.args.scorer_learning_rate))
         return optimizer
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step, as of `Trainer`, each with its weight in the mean over the tokens of all of them."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            self._check_labels(batch)
+        if batches:
+            tokens = torch.stack([_real_tokens(batch["labels"]) for batch in batches]).to(device).float()
+            mean = self.accelerator.gather(tokens.mean()[None]).mean()
+            batches = [{**batch, _WEIGHT: share} for batch, share in zip(batches, tokens / mean.clamp(min=1.0), strict=True)]
+        return batches, num_items
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._check_labels(inputs)
+        inputs = dict(inputs)
+        weight = inputs.pop(_WEIGHT, 1.0)
         twice = model.training and self.args.rdrop_weight > 0
         if twice:
             inputs = {name: torch.cat([value, value]) for name, value in inputs.items()}
-        inputs = dict(inputs)
         labels, cases = inputs.pop("labels"), inputs.pop("subword_cases")
         config = self.model.config
         if config.candidate_paths:
             inputs["spans"], weights = drawn_spans(cases, labels) if model.training else (word_spans(cases), None)
         outputs = model(**inputs)
         parts = self.loss(outputs.logits, labels)
-        real = int((labels != IGNORE_INDEX).any(dim=-1).sum())
+        real = int(_real_tokens(labels))
         if config.candidate_paths:
             targets = span_targets(inputs["spans"], labels, len(config.entity_types))
             scored = span_loss(outputs.span_logits, targets, real, weights)
@@ -476,8 +496,9 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
         if twice:
             divergence = rdrop_divergence(outputs.logits, labels)
             parts |= {"loss": parts["loss"] + self.args.rdrop_weight * divergence, "rdrop_loss": divergence}
-        self._record(parts, training=model.training, tokens=real)
-        return (parts["loss"], outputs) if return_outputs else parts["loss"]
+        self._record(parts, training=model.training, weight=weight if model.training else real)
+        loss = parts["loss"] * weight
+        return (loss, outputs) if return_outputs else loss
 
     def _check_labels(self, inputs: Mapping[str, Tensor]) -> None:
         config = self.model.config
@@ -491,6 +512,18 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
                 f"the labels are for {given} heads, the model has {len(config.heads)} ({len(config.entity_types)} types at"
                 f" {config.levels} levels): give `bilou_view` the types and levels of the model"
             )
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss of a batch, and the decoded tags and labels of its windows."""
+        state = self.accelerator.gradient_state
+        if state.end_of_dataloader and state.remainder > 0 and "labels" in inputs:
+            # To give all processes a batch, windows of the first ones come again at the end; the loss has seen them.
+            size = len(inputs["labels"])
+            again = (
+                torch.arange(size, device=inputs["labels"].device) + self.accelerator.process_index * size >= state.remainder
+            )
+            inputs = {**inputs, "labels": inputs["labels"].masked_fill(again[:, None, None], IGNORE_INDEX)}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _predicted(self, outputs, inputs) -> tuple[Tensor, Tensor]:
         """Decoded tags and labels, both int8 `(batch, tokens, heads)`."""

@@ -1,4 +1,4 @@
-"""Training steps of stage 1 in each process of a group; `test_gathering.py` runs it alone and under `torchrun`.
+"""Training steps of both stages in each process of a group; `test_gathering.py` runs it alone and under `torchrun`.
 
     python tests/distributed.py SETTINGS.json FOLDER
 
@@ -15,12 +15,12 @@ from datasets import load_from_disk
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from runne_coner.collators import EntityCollator
 from runne_coner.configuration import CoNERConfig
 from runne_coner.contrastive import ContrastiveTrainer
-from runne_coner.modeling import EntityEncoder
+from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.preprocessing import load_tokenizer
-from runne_coner.training_args import ContrastiveTrainingArguments
+from runne_coner.trainers import NestedNerTrainer, SpanTrainer
+from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 
 
 class Gradients(TrainerCallback):
@@ -29,16 +29,21 @@ class Gradients(TrainerCallback):
             self.found = {name: value.grad.detach().clone() for name, value in model.named_parameters()}
 
 
-def run(case: dict, common: dict, folder: Path) -> ContrastiveTrainer:
+def run(case: dict, common: dict, folder: Path) -> SpanTrainer:
     tokenizer = load_tokenizer(common["encoder"])
     keeper = Gradients()
-    arguments = ContrastiveTrainingArguments(str(folder), report_to="none", disable_tqdm=True, **common["args"], **case["args"])
-    trainer = ContrastiveTrainer(
-        EntityEncoder.from_encoder(common["encoder"], CoNERConfig(span_pooling=case["pooling"])),
-        arguments,
+    if case["stage"] == 1:
+        kind, settings = ContrastiveTrainer, ContrastiveTrainingArguments
+        model = EntityEncoder.from_encoder(common["encoder"], CoNERConfig(**case["network"]))
+    else:
+        kind, settings = NestedNerTrainer, NestedNerTrainingArguments
+        torch.manual_seed(0)
+        model = CoNERForTokenClassification.from_encoder(common["encoder"], CoNERConfig(**case["network"]))
+    trainer = kind(
+        model,
+        settings(str(folder), report_to="none", disable_tqdm=True, **common["args"], **case["args"]),
         train_dataset=load_from_disk(case["view"]).with_format("numpy"),
-        eval_dataset=load_from_disk(common["evaluation"]).with_format("numpy"),
-        data_collator=EntityCollator(tokenizer),
+        eval_dataset=load_from_disk(case["evaluation"]).with_format("numpy"),
         processing_class=tokenizer,
         callbacks=[keeper],
     )

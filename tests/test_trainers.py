@@ -275,11 +275,12 @@ class Gradients(TrainerCallback):
             self.found = {name: value.grad.clone() for name, value in model.named_parameters()}
 
 
-def test_gradient_accumulation_equals_the_large_batch(stage2, wordpiece_encoder):
-    """Four windows of one length and different labels, in one batch or in four of one window."""
+@pytest.mark.parametrize("longer", ["", " с визитом"])
+def test_gradient_accumulation_equals_the_large_batch(stage2, wordpiece_encoder, longer):
+    """Four windows of different labels, and of one length or several, in one batch or in four of one window."""
     text = "Министр Сергей Лавров прибыл в Париж"
     mentions = [("Министр", "PROFESSION"), ("Сергей Лавров", "PERSON"), ("Париж", "CITY"), ("Лавров", "CITY")]
-    corpus = make_documents([(text, mentions[:number]) for number in range(4)])
+    corpus = make_documents([(text + number * longer, mentions[:number]) for number in range(4)])
     train = bilou_view(corpus, load_tokenizer(wordpiece_encoder), TYPES, 3)
     found = []
     for size, steps in ((4, 1), (1, 4)):
@@ -306,10 +307,10 @@ def test_losses_of_an_evaluation_do_not_depend_on_its_batches(stage2):
 def test_means_of_an_evaluation_weigh_tokens_and_pass_over_undefined_parts(stage2):
     trainer = stage2()
     for loss, part, tokens in ((1.0, float("nan"), 10), (4.0, 2.0, 30), (3.0, 6.0, 10)):
-        trainer._record({"loss": torch.tensor(loss), "part": torch.tensor(part)}, training=False, tokens=tokens)
+        trainer._record({"loss": torch.tensor(loss), "part": torch.tensor(part)}, training=False, weight=tokens)
     assert trainer._recorded(training=False) == pytest.approx({"loss": 3.2, "part": 3.0})
     for loss in (1.0, float("nan")):
-        trainer._record({"loss": torch.tensor(loss), "part": torch.tensor(float("inf"))}, training=False, tokens=5)
+        trainer._record({"loss": torch.tensor(loss), "part": torch.tensor(float("inf"))}, training=False, weight=5)
     assert trainer._recorded(training=False) == pytest.approx({"loss": float("nan"), "part": float("inf")}, nan_ok=True)
     assert trainer._recorded(training=False) == {}
 
