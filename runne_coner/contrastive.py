@@ -18,7 +18,7 @@ from .modeling import EntityEncoder
 from .pair_weights import PairWeighting
 from .samplers import TypeBatchSampler, count_types
 from .span_metrics import SpanMetricError, defined_span_metrics, span_metrics, write_projection
-from .trainers import SpanTrainer
+from .span_trainer import SpanTrainer
 from .training_args import ContrastiveTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from runne_coner.configuration import CoNERConfig
 from runne_coner.contrastive import ContrastiveTrainer
 from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder
 from runne_coner.preprocessing import load_tokenizer
-from runne_coner.trainers import NestedNerTrainer, SpanTrainer
+from runne_coner.span_trainer import SpanTrainer
+from runne_coner.trainers import NestedNerTrainer
 from runne_coner.training_args import ContrastiveTrainingArguments, NestedNerTrainingArguments
 
 

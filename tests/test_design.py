@@ -60,13 +60,16 @@ MAY_IMPORT = {
     "model_card": {"metrics", "configuration", "tagging", "files", "idle_settings"},
     "hub": {"model_card", "files"},
     "span_metrics": {"silhouette", "files"},
+    "span_trainer": {
+        *("training_args", "model_card", "hub", "files", "samplers", "optimization", "configuration", "search_space"),
+    },
     "trainers": {
-        *("modeling", "losses", "viterbi", "collators", "metrics", "training_args", "model_card", "hub", "tagging"),
-        *("files", "sampling", "samplers", "optimization", "configuration", "decoding", "span_scorer", "search_space"),
+        *("span_trainer", "modeling", "losses", "viterbi", "collators", "metrics", "training_args", "tagging", "sampling"),
+        *("optimization", "decoding", "span_scorer"),
     },
     "contrastive": {
         *(
-            "trainers",
+            "span_trainer",
             "collators",
             "modeling",
             "metric_losses",
