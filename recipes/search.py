@@ -34,6 +34,8 @@ from runne_coner.search_space import Space, default_metrics, draw, metric_values
 
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "e5-small-ru" / "search.yaml"
 STUDY = "search"
+_FAILED_IN_A_ROW = 5
+"""So many trials without a finished one end a search, which would have no end."""
 _OF_THE_MACHINE = ("encoder_cache", "cpu_threads", "disable_tqdm", "report_to")
 """Settings of a stage that change no score."""
 
@@ -100,11 +102,12 @@ class SearchArguments:
 class StageSettings:
     """`best` is the content of the YAML file that the best values go into, `trial` that of all trials.
 
-    `parts` are the trials' settings as the stage reads them: data, network, training, card.
+    `best_parts` and `parts` are the same as the stage reads them: data, network, training, card.
     """
 
     best: dict
     trial: dict
+    best_parts: list
     parts: list
 
 
@@ -116,7 +119,7 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
     """
     path = Path(settings.stage_config) if settings.stage_config else config.with_name(f"{settings.stage}.yaml")
     classes = STAGES[settings.stage]
-    parse_settings(["--config", str(path), *rest], classes, path, "")  # reports what is wrong with them as such
+    best_parts = parse_settings(["--config", str(path), *rest], classes, path, "")  # what is wrong is of this file
     overrides = named_settings(rest, classes)
     if twice := sorted(settings.space.keys() & (overrides.keys() | settings.trial_settings.keys())):
         raise UsageError(f"{', '.join(twice)}: searched, so no trial would take the value given; leave it out, or out of space")
@@ -138,11 +141,15 @@ def stage_settings(settings: SearchArguments, config: Path, rest: list[str]) -> 
     if training.resume_from_checkpoint is not None:
         raise UsageError("resume_from_checkpoint: a search goes on by itself in its output_dir; leave it out")
     check_idle_settings([network, training], settings.space)
+    try:
+        check_idle_settings(best_parts[1:3], settings.space)
+    except UsageError as error:
+        raise UsageError(f"{error} (trial_settings are those of trials, not of best.yaml)") from error
     if settings.stage == "stage1":
         network.check_against(training)
         if training.pair_mode == "sampled" and "positive_weight" in settings.space:
             raise UsageError("space: in pair_mode sampled positive_weight decides which pairs are drawn, once; leave it out")
-    return StageSettings(best, trial, parts)
+    return StageSettings(best, trial, best_parts, parts)
 
 
 def named_settings(argv: list[str], classes: list[type]) -> dict:
@@ -214,7 +221,7 @@ def run_trials(study, storage: str, settings: SearchArguments, trainer: Trainer,
     """Trials until `settings.trials` are finished, or the time is up; failed ones do not count.
 
     Raises:
-        UsageError: values of the space cannot be combined, or all trials fail, so that there would be no end.
+        UsageError: values of the space cannot be combined, or one trial after the other fails.
     """
     import optuna
 
@@ -223,7 +230,7 @@ def run_trials(study, storage: str, settings: SearchArguments, trainer: Trainer,
         _with(trainer.args, chosen)
         return split(trainer.args, chosen)
 
-    begun, seed = time.monotonic(), trainer.args.seed
+    begun, seed, old = time.monotonic(), trainer.args.seed, len(study.get_trials(deepcopy=False))
     while (done := len(finished(study))) < settings.trials:
         left = None if settings.max_hours is None else settings.max_hours * 3600 - (time.monotonic() - begun)
         if left is not None and left <= 0:
@@ -233,7 +240,7 @@ def run_trials(study, storage: str, settings: SearchArguments, trainer: Trainer,
             trainer.hyperparameter_search(
                 hp_space=hp_space,
                 compute_objective=objective,
-                n_trials=settings.trials - done,
+                n_trials=min(settings.trials - done, _FAILED_IN_A_ROW),
                 direction=settings.direction,
                 backend="optuna",
                 study_name=STUDY,
@@ -249,8 +256,12 @@ def run_trials(study, storage: str, settings: SearchArguments, trainer: Trainer,
             new = study.get_trials(deepcopy=False)[before:]
             if isinstance(error, UsageError) or (new and "metrics" not in new[-1].user_attrs):
                 raise
-        if len(finished(study)) == done and len(study.get_trials(deepcopy=False)) > before:
-            raise UsageError("all trials failed, as their metrics are not finite: see the log, and narrow the space")
+        # One that is left to be run may have failed, and the next one need not.
+        last = study.get_trials(deepcopy=False)[old:][-_FAILED_IN_A_ROW:]
+        if len(last) == _FAILED_IN_A_ROW and {trial.state for trial in last} == {optuna.trial.TrialState.FAIL}:
+            raise UsageError(
+                f"the last {len(last)} trials failed, as their metrics are not finite: see the log, and narrow the space"
+            )
 
 
 # -- The study on disk --------------------------------------------------------------------------------------------------
@@ -300,7 +311,7 @@ def finished(study) -> list:
 def result_settings(stage: StageSettings, drawn: Mapping[str, Any]) -> dict:
     """The stage's settings with the values that a trial drew; without those that others make idle, which it would refuse."""
     content = stage.best | drawn
-    idle = idle_settings(setting_values(stage.parts) | content)
+    idle = idle_settings(setting_values(stage.best_parts) | drawn)
     return {name: value for name, value in content.items() if name not in idle}
 
 

@@ -1,6 +1,7 @@
 """What the Trainers of both stages share."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,13 +9,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import HPSearchBackend
+from transformers.trainer_utils import HPSearchBackend, IntervalStrategy
 
 from .configuration import TrainingError
 from .files import write_text
@@ -97,6 +99,23 @@ class SpanTrainer(Trainer):
         for name in settings:
             setattr(self.args, name, getattr(checked, name))
         self._begin(settings.keys())
+
+    def _report_to_hp_search(self, trial, step: int, metrics: dict[str, float]) -> None:
+        """As the Trainer's, but by epochs where these are what is evaluated; a trial that has diverged ends, and fails.
+
+        Trials are compared at the same number, and how many steps an epoch has may follow from what is searched, as the batch
+        size. Pruned, a trial of NaN would count among the measured ones.
+        """
+        if self.hp_search_backend is None or trial is None:
+            return
+        value = self.compute_objective(metrics.copy())
+        if not np.isfinite(value).all():
+            self.objective = value
+            self.control.should_training_stop = True
+            return
+        if self.args.eval_strategy == IntervalStrategy.EPOCH:
+            step = math.ceil(round(self.state.epoch, 6))
+        super()._report_to_hp_search(trial, step, metrics)
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):

@@ -1,5 +1,6 @@
 """The Trainer of stage 2; its losses are computed in `compute_loss`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,9 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
             if self.hp_search_backend is None:
                 raise
             logger.warning(f"this trial fails: {error}")
-            return {f"{metric_key_prefix}_loss": float("nan")}
+            # The Trainer looks for the metric by which it would keep a checkpoint, or lower the learning rate.
+            best = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+            return dict.fromkeys((f"{metric_key_prefix}_loss", f"{metric_key_prefix}_{best}"), math.nan)
 
     def create_optimizer(self, model=None):
         """The Trainer's optimiser, in which the heads have a learning rate of their own, and every layer may have one."""

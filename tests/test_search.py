@@ -506,7 +506,7 @@ def test_options_of_the_stage_hold_for_trials_and_for_the_result(search, folder)
 def test_a_trial_that_measures_nothing_has_failed(search, folder, stage):
     space = {"learning_rate": {"low": 1e29, "high": 1e30}}
     options = ["--stage", stage, "--space", json.dumps(space), "--trials", "2", "--max_grad_norm", "0"]
-    with pytest.raises(search.UsageError, match="all trials failed"):
+    with pytest.raises(search.UsageError, match="the last 5 trials failed"):
         run(search, folder, *options)
 
 
@@ -524,6 +524,37 @@ def test_the_search_goes_on_after_a_trial_that_diverged(search, folder):
     assert states["complete"] == 3 and states["fail"] >= 1
     assert {trial["settings"]["learning_rate"] for trial in result["trials"] if trial["state"] == "fail"} == {1e30}
     assert result["best"]["settings"]["learning_rate"] < 1
+
+
+DIVERGING = {"learning_rate": {"choices": [1e-4, 1e-3, 1e30]}}
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "reduce_lr_on_plateau"])
+def test_a_trial_that_diverged_ends_and_does_not_count_as_pruned(search, folder, scheduler):
+    """After five trials the pruner ends any trial of NaN. The stage's `metric_for_best_model` is measured by none of these."""
+    options = ["--pruning", "true", "--lr_scheduler_type", scheduler, "--trial_settings", '{"num_train_epochs": 2}']
+    first = run(search, folder, *options, "--trials", 5, "--space", json.dumps(DIVERGING), "--max_grad_norm", "0")
+    before = sum(trial["state"] != "fail" for trial in first["trials"])
+    assert before == 5
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'search.db'}")
+    # Two in a row are not all, though one is left to be run when they begin.
+    for _ in range(2):
+        study.enqueue_trial({"learning_rate": 1e30})
+    result = run(search, folder, *options, "--trials", 6, "--space", json.dumps(DIVERGING), "--max_grad_norm", "0")
+    rates = {trial["state"]: trial["settings"]["learning_rate"] for trial in result["trials"] if trial["state"] != "pruned"}
+    assert rates["fail"] == 1e30 and rates["complete"] < 1
+    assert {trial["settings"]["learning_rate"] for trial in result["trials"] if trial["state"] == "pruned"} <= {1e-4, 1e-3}
+    failed = [trial for trial in study.trials if trial.state.name == "FAIL"]
+    assert len(failed) >= 2 and all(not trial.intermediate_values for trial in failed)
+
+
+def test_trials_with_other_steps_an_epoch_are_compared_by_epochs(search, folder):
+    space = {"per_device_train_batch_size": {"choices": [2, 5]}, "rare_type_share": {"choices": [0.0, 1.0]}}
+    options = ["--space", json.dumps(space), "--trials", 3, "--pruning", "true"]
+    run(search, folder, *options, "--trial_settings", '{"num_train_epochs": 3}')
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'search.db'}")
+    assert len({tuple(trial.params.values()) for trial in study.trials}) > 1
+    assert [list(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3]] * 3
 
 
 def test_settings_of_a_search_that_never_began_bind_nobody(search, folder):
@@ -596,6 +627,10 @@ def test_a_search_writes_no_secret(search, folder, place, capsys):
         (["--metric", "macro_f1", "loss"], "loss should fall and the others grow"),
         (["--learning_rate", "1e-3"], "learning_rate: searched"),
         (["--trial_settings", '{"learning_rate": 1e-3}'], "learning_rate: searched"),
+        (
+            ["--space", '{"dice_smoothing": {"low": 0.5, "high": 1}}', "--trial_settings", '{"dice_weight": 1.0}'],
+            "dice_smoothing changes nothing with dice_weight 0.0; .*not of best.yaml",
+        ),
         (["--resume_from_checkpoint", "last"], "resume_from_checkpoint: a search goes on by itself"),
         (
             ["--stage", "stage1", "--pair_mode", "sampled", "--space", '{"positive_weight": {"low": 0, "high": 1}}'],
