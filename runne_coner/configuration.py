@@ -131,6 +131,8 @@ class CoNERConfig(PreTrainedConfig):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be {meaning}, a whole number, got {value!r}")
+        if clash := sorted(set(self.entity_types) & set(self.heads[len(self.entity_types) :])):
+            raise ValueError(f"entity_types {clash}: heads of level 2 and more are called so; rename them, or take levels 1")
         if self.level_order not in LEVEL_ORDERS:
             raise ValueError(f"level_order must be one of {LEVEL_ORDERS}, got {self.level_order!r}")
         if self.span_pooling not in SPAN_POOLINGS:

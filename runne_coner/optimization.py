@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME, logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .configuration import CoNERConfig, TrainingError
 from .files import replacing
@@ -250,15 +250,18 @@ class WeightAveraging(Trainer):
                 self.average.load_training_weights(folder)
             else:
                 logger.warning(
-                    f"{folder} holds no {TRAINING_WEIGHTS}: it was written without ema_decay; the average starts here"
+                    f"{folder} holds no {TRAINING_WEIGHTS}: it was written without ema_decay, or with save_only_model; the"
+                    " average starts here"
                 )
         elif (folder / TRAINING_WEIGHTS).is_file():
             logger.warning(f"{folder} holds averaged weights, and training goes on from those, as ema_decay is 0")
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        # A checkpoint's model is an average already.
-        self.average = None
+        folder = Path(self.state.best_model_checkpoint)
+        # A checkpoint's model is an average already. Where it is gone (the Trainer warns), the last average is what is left.
+        if any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+            self.average = None
 
 
 class _Averaging(TrainerCallback):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import HPSearchBackend, IntervalStrategy
+from transformers.trainer_utils import HPSearchBackend, IntervalStrategy, has_length
 
 from .configuration import TrainingError
 from .files import write_text
@@ -47,6 +47,11 @@ class SpanTrainer(Trainer):
     def __init__(self, model, args, *, loss: nn.Module | None = None, **kwargs):
         if not isinstance(args, self.arguments_class):
             raise TypeError(f"{type(self).__name__} needs {self.arguments_class.__name__} as args, got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process for {args.n_gpu} GPUs would cut a batch by rows, and some columns have one a span: start a"
+                f" process for each (accelerate launch --num_processes {args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
+            )
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(
                 f"{type(self).__name__} does not call compute_loss_func: give loss=, a module that it calls instead"
@@ -135,13 +140,28 @@ class SpanTrainer(Trainer):
 
         Raises:
             ValueError: the weights are shared out among processes (FSDP, DeepSpeed), and so would be the slow ones.
+            TrainingError: `optim` needs a package that is missing, or other settings.
         """
-        if self.optimizer is None and self.args.lookahead:
+        if self.optimizer is not None:
+            return self.optimizer
+        optim = getattr(self.args.optim, "value", self.args.optim)
+        with _naming(f"optim {optim} cannot be used", "; install what it needs, or choose another"):
+            super().create_optimizer(model)
+        if self.args.lookahead:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError("lookahead needs whole weights in every process; set it to 0 with FSDP and DeepSpeed")
-            optimizer = super().create_optimizer(model)
-            self.optimizer = with_lookahead(optimizer, self.args.lookahead, self.args.lookahead_alpha)
-        return super().create_optimizer(model)
+            self.optimizer = with_lookahead(self.optimizer, self.args.lookahead, self.args.lookahead_alpha)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The Trainer's schedule.
+
+        Raises:
+            TrainingError: it cannot be made with `lr_scheduler_kwargs`.
+        """
+        kind = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+        with _naming(f"lr_scheduler_type {kind} with lr_scheduler_kwargs {self.args.lr_scheduler_kwargs or {}}"):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with _reading(resume_from_checkpoint):
@@ -153,6 +173,12 @@ class SpanTrainer(Trainer):
             arguments = Path(checkpoint, ARGUMENTS_NAME) if checkpoint is not None else None
             if arguments is not None and arguments.is_file():
                 check_same_optimizer(json.loads(arguments.read_text(encoding="utf-8")), self.args, Path(checkpoint))
+            whole = self.is_deepspeed_enabled or self.is_fsdp_enabled  # their files have other names
+            if checkpoint is not None and not whole and not Path(checkpoint, OPTIMIZER_NAME).is_file():
+                raise TrainingError(
+                    f"{checkpoint} holds no state of the optimiser, as with save_only_model: it cannot be resumed from. Train"
+                    f" on from its weights with it as the model, or start anew"
+                )
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -199,6 +225,19 @@ class SpanTrainer(Trainer):
             return sampler
         return LengthSampler(sampler.batch_size, list(sampler.lengths), self._data_seed)
 
+    def get_train_dataloader(self):
+        """The Trainer's.
+
+        Raises:
+            ValueError: it has no batch, as `dataloader_drop_last` leaves out the only one.
+        """
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_drop_last and has_length(loader) and not len(loader):
+            raise ValueError(
+                f"dataloader_drop_last leaves no batch of {self._train_batch_size} windows: there are {len(self.train_dataset)}"
+            )
+        return loader
+
     # `dataloader_drop_last` is for training; the Trainer would leave windows of an evaluation out as well.
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -240,10 +279,27 @@ class SpanTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with self._keeping_weights():
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         parts = self._recorded(training=False)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in parts.items()})
         return output
+
+    @contextmanager
+    def _keeping_weights(self) -> Iterator[None]:
+        """The model keeps its weights; `bf16_full_eval` and `fp16_full_eval` would leave it, and what is saved, rounded.
+
+        They round outside training only, so an average of weights is not concerned.
+        """
+        if not (self.args.bf16_full_eval or self.args.fp16_full_eval):
+            yield
+            return
+        kept = [(value, value.data) for value in (*self.model.parameters(), *self.model.buffers())]
+        try:
+            yield
+        finally:
+            for value, data in kept:
+                value.data = data
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
@@ -338,6 +394,20 @@ class SpanTrainer(Trainer):
         options = {"token": token, "revision": revision or self.args.hub_revision, "keep_card": True}
         message = commit_message or "End of training"
         return push_model(self.args.output_dir, self.hub_model_id, commit_message=message, **options)
+
+
+@contextmanager
+def _naming(settings: str, remedy: str = "") -> Iterator[None]:
+    """What cannot be made with these settings is said in one line.
+
+    Raises:
+        TrainingError: a package is missing, or a value does not fit.
+    """
+    try:
+        yield
+    except (ImportError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise TrainingError(f"{settings}: {said}{remedy}") from error
 
 
 @contextmanager

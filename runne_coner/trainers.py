@@ -90,6 +90,11 @@ class NestedNerTrainer(WeightAveraging, SpanTrainer):
 
     def get_train_dataloader(self):
         windows = self.train_dataset
+        if (self.args.rare_type_share or self.swapped_windows is not None) and not isinstance(windows, Dataset):
+            raise ValueError(
+                f"rare_type_share and swap_share need a datasets.Dataset of windows, got {type(windows).__name__}; give one, or"
+                " set them to 0"
+            )
         num_types = len(self.model.config.entity_types)
         try:
             self.train_dataset = repeat_rare_windows(windows, num_types, self.args.rare_type_share, self.args.seed)

@@ -35,6 +35,10 @@ _OWN_STEPS = ("schedule_free", "layerwise", "lomo")
 """Parts of the names of optimisers that move the weights, or read gradients, outside `step`: nothing can look ahead there."""
 
 
+_PACKAGES = {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"}
+"""Options that need a package."""
+
+
 def cpu_is_fast_in_bf16() -> bool:
     """Whether PyTorch multiplies bfloat16 matrices on this CPU by a library: on x86, oneDNN does from AVX512 upwards."""
     return torch.backends.cpu.get_cpu_capability() not in ("AVX2", "NO AVX")
@@ -79,9 +83,15 @@ class _SpanTrainingArguments(TrainingArguments):
             self.optim = "adamw_torch"
         if self.report_to is None:
             self.report_to = "none"
+        for name, package in _PACKAGES.items():
+            if getattr(self, name) and importlib.util.find_spec(package) is None:
+                raise ValueError(f"{name} needs {package}, which is not installed; leave it out")
         super().__post_init__()
         if rectified:
             self.optim = RADAM
+        if self.use_cpu and self.mixed_precision == "fp16":
+            logger.warning("fp16: PyTorch does not train in float16 on a CPU; training in float32 (fp16 false)")
+            self.fp16, self.mixed_precision = False, "no"
         if self.use_cpu and self.mixed_precision == "bf16" and not cpu_is_fast_in_bf16():
             logger.warning(
                 "bf16: this CPU has no AVX512, without which PyTorch takes tens of times as long for products in bfloat16 as"
@@ -123,6 +133,8 @@ class _SpanTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must lie between 0 and {2**32 - 1}, got {getattr(self, name)}")
         if self.batch_eval_metrics or not self.eval_do_concat_batches:
             raise ValueError("all windows are evaluated together: leave out batch_eval_metrics and eval_do_concat_batches")
+        if self.label_names is not None:
+            raise ValueError("label_names: the Trainers know the columns of their labels; leave it out")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay false: the collators read columns that forward() does not")
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:

@@ -397,6 +397,7 @@ def test_an_encoder_that_cannot_be_made_is_refused(bert_folder, tmp_path, settin
     ("settings", "message"),
     [
         ({"entity_types": ["LAW", "CITY", "LAW"]}, r"entity_types holds \['LAW'\] twice"),
+        ({"entity_types": ["LAW", "LAW@2"], "levels": 2}, r"entity_types \['LAW@2'\]: heads of level 2 and more are called so"),
         ({"entity_types": []}, "entity_types is empty"),
         ({"levels": "2"}, "levels must be .*, got '2'"),
         ({"encoder": {"model_type": "unheard-of"}}, "model_type 'unheard-of' is unknown"),

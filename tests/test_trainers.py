@@ -4,6 +4,8 @@ import copy
 import importlib.util
 import itertools
 import json
+import math
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -267,6 +269,12 @@ def test_bf16_is_left_out_where_it_is_slow(stage2, monkeypatch, caplog, capabili
     assert trainer.accelerator.mixed_precision == ("bf16" if bf16 else "no")
 
 
+def test_fp16_is_left_out_on_a_cpu(stage2, caplog):
+    trainer = stage2(max_steps=1, fp16=True)
+    assert trainer.args.fp16 is False and trainer.accelerator.mixed_precision == "no"
+    assert "fp16: PyTorch does not train in float16 on a CPU; training in float32" in caplog.text
+
+
 class Gradients(TrainerCallback):
     """Keeps the gradients of the first step, as the optimiser sees them."""
 
@@ -345,6 +353,57 @@ def test_what_a_trainer_cannot_take_is_refused_in_one_line(stage, request, tmp_p
         kind(trainer.model, trainer.args, compute_loss_func=lambda *_: 0, **given)
     with pytest.raises(ValueError, match="^training needs a train_dataset$"):
         kind(trainer.model, trainer.args, processing_class=trainer.processing_class).train()
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_options_that_this_machine_or_the_corpus_cannot_honour(stage, request, monkeypatch):
+    make = request.getfixturevalue(stage)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for settings, message in (
+        ({"optim": "adamw_bnb_8bit"}, "^optim adamw_bnb_8bit cannot be used: .*install what it needs, or choose another$"),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"nope": 1}},
+            "^lr_scheduler_type polynomial with lr_scheduler_kwargs {'nope': 1}: .*nope",
+        ),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            make(max_steps=1, **settings).train()
+    single = {"rare_type_share": 0.0} if stage == "stage2" else {}
+    for settings in ({"max_steps": 1}, {"num_train_epochs": 1}):
+        trainer = make(dataloader_drop_last=True, per_device_train_batch_size=1000, **settings, **single)
+        with pytest.raises(ValueError, match=f"no batch of 1000 windows: there are {len(trainer.train_dataset)}$"):
+            trainer.train()
+    monkeypatch.setattr(trainer.args, "_n_gpu", 2)
+    with pytest.raises(ValueError, match="one process for 2 GPUs would cut .*--num_processes 2.*CUDA_VISIBLE_DEVICES=0"):
+        type(trainer)(trainer.model, trainer.args, processing_class=trainer.processing_class)
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "random"])
+def test_windows_are_repeated_of_a_dataset_only(stage2, strategy):
+    trainer = stage2(max_steps=1, train_sampling_strategy=strategy)
+    trainer.train_dataset = list(trainer.train_dataset)
+    with pytest.raises(ValueError, match="^rare_type_share and swap_share need a datasets.Dataset of windows, got list; give"):
+        trainer.train()
+    trainer.args.rare_type_share = 0.0
+    assert math.isfinite(trainer.train().training_loss)
+
+
+@pytest.mark.parametrize("option", ["bf16_full_eval", "fp16_full_eval"])
+def test_an_evaluation_in_half_precision_leaves_the_weights_as_they_are(stage2, tmp_path, option):
+    trainer = stage2(max_steps=1, **{option: True})
+    trainer.train()
+    before, seen = weights(trainer.model), []
+    hook = trainer.model.classifier.register_forward_hook(lambda module, *_: seen.append(module.weight.dtype))
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    hook.remove()
+    assert set(seen) == {torch.bfloat16 if option == "bf16_full_eval" else torch.float16}
+    for name, value in trainer.model.named_parameters():
+        assert value.dtype == torch.float32 and torch.equal(value, before[name]), name
+    assert all(value.dtype != seen[0] for value in trainer.model.buffers())
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = CoNERForTokenClassification.from_pretrained(tmp_path / "saved")
+    assert saved.dtype == torch.float32 and torch.equal(saved.classifier.weight, before["classifier.weight"])
+    trainer.train()
 
 
 def test_stage1_refuses_what_it_would_not_heed(stage1):
@@ -636,6 +695,16 @@ def test_a_damaged_checkpoint_is_refused_by_name(stage2, name):
         stage2("resumed", **settings).train(resume_from_checkpoint=str(folder))
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+def test_a_checkpoint_without_an_optimiser_is_not_resumed_from(stage2, ema_decay):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "ema_decay": ema_decay}
+    whole = stage2("whole", **settings, save_only_model=True)
+    whole.train()
+    folder = Path(whole.args.output_dir) / "checkpoint-1"
+    with pytest.raises(TrainingError, match="checkpoint-1 holds no state of the optimiser, as with save_only_model"):
+        stage2("resumed", **settings).train(resume_from_checkpoint=str(folder))
+
+
 def test_reporting_to_nothing_may_be_written_as_null(tmp_path):
     assert NestedNerTrainingArguments(str(tmp_path), report_to=None).report_to == []
 
@@ -717,7 +786,7 @@ def test_saved_files_of_stage2(stage2, tmp_path):
 # -- Arguments ----------------------------------------------------------------------------------------------------------
 
 
-def test_arguments_that_cannot_be_meant(tmp_path):
+def test_arguments_that_cannot_be_meant(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="remove_unused_columns"):
         NestedNerTrainingArguments(str(tmp_path), remove_unused_columns=True)
     for wrong, message in (
@@ -729,6 +798,14 @@ def test_arguments_that_cannot_be_meant(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             ContrastiveTrainingArguments(str(tmp_path), **wrong)
+    for option, message in (
+        ({"label_names": ["tags"]}, "^label_names: the Trainers know"),
+        ({"use_liger_kernel": True}, "^use_liger_kernel needs liger_kernel, which is not installed; leave it out$"),
+        ({"deepspeed": "ds.json"}, "^deepspeed needs deepspeed, which is not installed; leave it out$"),
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=message):
+            NestedNerTrainingArguments(str(tmp_path), **option)
     with pytest.raises(ValueError, match="by_type.*stage 1"):
         NestedNerTrainingArguments(str(tmp_path), train_sampling_strategy="by_type")
 
@@ -860,6 +937,18 @@ def test_the_best_average_is_loaded(stage2):
     trainer.train()
     scores = logged(trainer, "eval_inner_same_recall")
     assert trainer.state.best_metric == max(scores) == trainer.evaluate()["eval_inner_same_recall"]
+
+
+def test_the_last_average_is_what_is_left_if_the_best_one_is_lost(stage2, caplog):
+    class Lose(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            (Path(state.best_model_checkpoint) / "model.safetensors").unlink(missing_ok=True)
+
+    settings = {**AVERAGED, "eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    trainer = stage2(callbacks=[Lose()], **settings)
+    trainer.train()
+    assert "Could not locate the best model" in caplog.text
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(logged(trainer, "eval_loss")[-2])
 
 
 def test_the_divergence_of_two_passes_is_trained_on_and_logged(stage2):
