@@ -379,10 +379,14 @@ def _suggestion(name: str, known: set[str]) -> str:
 
 
 def whole_checkpoints(folder: str | Path) -> list[Path]:
-    """Checkpoints that can be resumed from, the newest last; the Trainer writes `trainer_state.json` last."""
+    """Checkpoints that can be resumed from, the newest last; the Trainer writes `trainer_state.json` last.
+
+    With `save_only_model` it writes no random states, and nothing of the optimiser.
+    """
     found = {
         path.parent.name.removeprefix("checkpoint-"): path.parent
         for path in Path(folder).glob("checkpoint-*/trainer_state.json")
+        if any(path.parent.glob("rng_state*.pth"))
     }
     return [found[step] for step in sorted(filter(str.isdecimal, found), key=int)]
 
@@ -397,7 +401,10 @@ def checkpoint_to_resume(setting: str | None, output_dir: str) -> str | None:
         return None
     if str(setting).lower() in ("last", "true", "yes"):
         if not (found := whole_checkpoints(output_dir)):
-            raise UsageError(f"{output_dir} holds no checkpoint to resume from; leave out resume_from_checkpoint")
+            raise UsageError(
+                f"{output_dir} holds no checkpoint to resume from (those of save_only_model are none); leave out"
+                " resume_from_checkpoint"
+            )
         return str(found[-1])
     state = Path(setting) / "trainer_state.json"
     if not state.is_file():

@@ -168,7 +168,8 @@ if "LASTS" in os.environ:
     time.sleep(100)
 if settings["seed"] == int(os.environ.get("FAILS", 0)):
     sys.exit("it fails")
-(folder / "checkpoint-1" / "trainer_state.json").write_text("{}")
+for name in ("rng_state.pth", "trainer_state.json"):
+    (folder / "checkpoint-1" / name).write_text("{}")
 if settings["seed"] == int(os.environ.get("IS_KILLED", 0)):
     os.kill(os.getpid(), 9)
 for name, content in {

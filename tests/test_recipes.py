@@ -162,6 +162,7 @@ def test_checkpoint_to_resume(tmp_path):
     for step in (9, 10, 2):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        (tmp_path / f"checkpoint-{step}" / "rng_state.pth").touch()
     (tmp_path / "checkpoint-best").mkdir()  # somebody's own copy
     (tmp_path / "checkpoint-best" / "trainer_state.json").write_text("{}")
     for word in ("last", "True", True, "yes"):
@@ -172,6 +173,13 @@ def test_checkpoint_to_resume(tmp_path):
         checkpoint_to_resume(str(tmp_path / "checkpoint-2"), "")
     (tmp_path / "checkpoint-10" / "trainer_state.json").unlink()  # what a run leaves that is killed while it writes
     assert checkpoint_to_resume("last", str(tmp_path)) == str(tmp_path / "checkpoint-9")
+    (tmp_path / "checkpoint-9" / "rng_state.pth").rename(tmp_path / "checkpoint-9" / "rng_state_1.pth")  # of two processes
+    assert checkpoint_to_resume("last", str(tmp_path)) == str(tmp_path / "checkpoint-9")
+    for folder in tmp_path.glob("checkpoint-*"):
+        for path in folder.glob("rng_state*"):
+            path.unlink()
+    with pytest.raises(UsageError, match="no checkpoint to resume from .those of save_only_model are none"):
+        checkpoint_to_resume("last", str(tmp_path))
 
 
 # -- Corpora ------------------------------------------------------------------------------------------------------------
