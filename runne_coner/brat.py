@@ -2,8 +2,6 @@
 
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ from .checks import (
     sound_entities,
     span_defect,
 )
+from .files import replacing_folder
 
 RELOCATION_WINDOW = 20
 """How far (characters) a brat mention may stand from its offsets and still be taken for the same one."""
@@ -205,22 +204,18 @@ def write_brat(documents: Iterable[Document], folder: str | os.PathLike) -> None
     folder = Path(os.path.realpath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CorpusError(f"{folder}: exists and is not an empty folder. Give a new one, so that no corpora mix.")
-    part = folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}.part")
+    seen: set[str] = set()
     try:
-        part.mkdir(parents=True)
-        seen: set[str] = set()
-        for document in documents:
-            name = _file_name(document.id, seen)
-            for suffix, content in ((".txt", document.text), (".ann", _annotation_lines(document))):
-                with open(part / (name + suffix), "w", encoding="utf-8", newline="") as file:
-                    file.write(content)
-        os.replace(part, folder)
+        with replacing_folder(folder) as part:
+            for document in documents:
+                name = _file_name(document.id, seen)
+                for suffix, content in ((".txt", document.text), (".ann", _annotation_lines(document))):
+                    with open(part / (name + suffix), "w", encoding="utf-8", newline="") as file:
+                        file.write(content)
     except UnicodeEncodeError as error:
         raise CorpusError(f"{folder}, document {document.id!r}: text that is not valid Unicode ({error}).") from error
     except OSError as error:
         raise CorpusError(f"{folder}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_for_brat(documents: Iterable[Document], types: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from .configuration import ModelError, TrainingError
 from .documents import CorpusError, Document, Entity, check_for_brat, read_documents, write_brat, write_runne
 from .encoders import EncoderError, build_offline_encoder
 from .export import ExportError, export_onnx
+from .files import check_writable
 from .hub import HubError, push_model
 from .metric_losses import MissingLibraryError
 from .metrics import ScoreError, score_documents, score_table
@@ -77,12 +78,25 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{output}: cannot be written: give a {wanted} in an existing folder")
     if output.exists() and Path(arguments.input).exists() and output.samefile(arguments.input):
         raise UsageError(f"{output}: is the input too, whose annotations would be lost; give another file name")
+    check_output(output)
     documents = read_documents(arguments.input, strict=False if arguments.lenient else None)
     recognizer = load_pipeline(arguments.model, device=_usable_device(arguments.device))
     if folder:
         check_for_brat(documents, recognizer.model.config.entity_types)
     options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold, "context": arguments.context}
     WRITERS[arguments.format](predict_documents(recognizer, documents, **options), output)
+
+
+def check_output(path: Path) -> None:
+    """Make sure, before long work, that a file or folder can be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error}); give another place") from error
 
 
 def _usable_device(name: str | None) -> str | None:
@@ -124,7 +138,9 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"wrote {target / report.file} ({report.bytes / 1e6:.0f} MB)\ncompared with torch {report}")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One whose errors are UsageErrors."""
+
     def error(self, message: str):
         raise UsageError(f"{message}; see {self.prog} --help")
 
@@ -151,11 +167,11 @@ def _probability(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="runne-coner", description="Nested named-entity recognition in two stages.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    parser = Parser(prog="runne-coner", description="Nested named-entity recognition in two stages.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     encoder = commands.add_parser("encoder", help="the encoder that needs no Hub")
-    actions = encoder.add_subparsers(dest="action", required=True, parser_class=_Parser)
+    actions = encoder.add_subparsers(dest="action", required=True, parser_class=Parser)
     build = actions.add_parser("build", help="write e5-small-ru as an ordinary checkpoint")
     build.add_argument("folder", metavar="DIR", help="folder to write")
     build.set_defaults(run=_build_encoder)

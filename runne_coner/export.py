@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .documents import read_documents
+from .files import check_writable, replacing_folder
 from .nerel import SAMPLE
 from .onnx_model import INSTALL, ONNX_FILES, SCORER_FILE, OnnxError, OnnxModel
 from .pipeline import NestedNerPipeline, load_pipeline
@@ -111,11 +112,7 @@ def export_onnx(
     expected = [_outputs(recognizer.model, batch) for batch in batches + mixed]
     tolerance = (ENTITY_TOLERANCE if int8 else LOGIT_TOLERANCE) if tolerance is None else tolerance
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A sibling, so that the last step is a rename within one file system: nobody ever sees half an export.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            fresh = Path(scratch) / "new"
-            fresh.mkdir()
+        with replacing_folder(target, filled=older) as fresh:
             path = fresh / ONNX_FILES[int8]
             _write_graph(recognizer.model, mixed[0], path, int8)
             if recognizer.model.span_scorer is not None:
@@ -137,9 +134,6 @@ def export_onnx(
             )
             _check(report)
             _write_report(report, fresh)
-            if older:
-                os.rename(target, Path(scratch) / "old")
-            os.rename(fresh, target)
     except OSError as error:
         raise ExportError(f"cannot write to {target}: {error}; give another folder") from error
     except OnnxError as error:
@@ -155,6 +149,10 @@ def _check_packages() -> None:
 
 def _older_export(target: Path) -> bool:
     """Whether an earlier export is to be replaced; anything else in the way is an error, so no work is ever lost."""
+    try:
+        check_writable(target)
+    except OSError as error:
+        raise ExportError(f"cannot write to {target}: {error}; give another folder") from error
     if not target.exists():
         return False
     if not target.is_dir():

@@ -11,13 +11,13 @@ import math
 import numbers
 import os
 import re
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .files import check_writable, replacing_folder
 
 MARKDOWN, PAGE, DATA, FIGURES = "report.md", "report.html", "report.json", "figures"
 """The names in a report's folder; `FIGURES` is a folder of PNG and SVG files."""
@@ -114,23 +114,20 @@ def write_report(folder: str | os.PathLike, title: str, sections: Sequence[Secti
     content = {"title": title, **data, "tables": _table_data(sections)}
     page = _page(title, sections)
     _check_links(page)
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        (part / FIGURES).mkdir(parents=True)
-        for figure in figures:
-            (part / FIGURES / f"{names[id(figure)]}.png").write_bytes(figure.png)
-            (part / FIGURES / f"{names[id(figure)]}.svg").write_text(figure.svg, encoding="utf-8")
-        (part / PAGE).write_text(page, encoding="utf-8", newline="\n")
-        (part / MARKDOWN).write_text(_markdown(title, sections, names), encoding="utf-8", newline="\n")
-        text = json.dumps(_plain(content), ensure_ascii=False, indent=1, allow_nan=False)
-        (part / DATA).write_text(text + "\n", encoding="utf-8", newline="\n")
-        if not figures:
-            (part / FIGURES).rmdir()
-        _replace_folder(part, target)
+        with replacing_folder(target, filled=True) as part:
+            (part / FIGURES).mkdir()
+            for figure in figures:
+                (part / FIGURES / f"{names[id(figure)]}.png").write_bytes(figure.png)
+                (part / FIGURES / f"{names[id(figure)]}.svg").write_text(figure.svg, encoding="utf-8")
+            (part / PAGE).write_text(page, encoding="utf-8", newline="\n")
+            (part / MARKDOWN).write_text(_markdown(title, sections, names), encoding="utf-8", newline="\n")
+            text = json.dumps(_plain(content), ensure_ascii=False, indent=1, allow_nan=False)
+            (part / DATA).write_text(text + "\n", encoding="utf-8", newline="\n")
+            if not figures:
+                (part / FIGURES).rmdir()
     except OSError as error:
         raise ReportError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target / PAGE
 
 
@@ -138,8 +135,12 @@ def check_report_folder(folder: str | os.PathLike) -> None:
     """Find out before long work that a report may be written to a folder.
 
     Raises:
-        ReportError: there is a file, or the folder holds something that is not a report's.
+        ReportError: there is a file, the folder holds something that is not a report's, or nothing can be written beside it.
     """
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise ReportError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
     path = Path(os.path.realpath(folder))
     if not path.exists():
         return
@@ -153,20 +154,6 @@ def check_report_folder(folder: str | os.PathLike) -> None:
         raise ReportError(
             f"{folder}: holds {other[0]}, which is no part of a report, and a report is replaced whole; give a new folder"
         )
-
-
-def _replace_folder(part: Path, target: Path) -> None:
-    """Rename `part` to `target`; what stood there is removed only when it has been replaced."""
-    old = part.with_suffix(".old")
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(part, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # -- JSON ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The `runne-coner` command: outputs, exit codes, one-line errors."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -85,6 +87,19 @@ def test_predict_says_before_it_begins_what_brat_cannot_hold(model, tmp_path, ca
     argv[2] = tmp_path / "spaced"
     assert "brat cannot hold a type with white space: 'BIG CITY'" in failure_after_loading(capsys, *argv)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["runne", "brat", "html"])
+def test_predict_says_before_it_begins_that_nothing_can_be_written(model, tmp_path, capsys, monkeypatch, kind):
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("runne_coner.cli.load_pipeline", lambda *args, **options: pytest.fail("it has begun"))
+    # A superuser, as whom tests may run, is not held off by permissions.
+    monkeypatch.setattr("runne_coner.files.tempfile.NamedTemporaryFile", refuse)
+    write_runne([Document(1, TEXT)], tmp_path / "in.jsonl")
+    argv = ["--input", tmp_path / "in.jsonl", "--output", tmp_path / "out", "--format", kind]
+    assert "out: cannot be written (Permission denied)" in failure(capsys, "predict", "--model", model, *argv)
 
 
 def test_predict_threshold(model, tmp_path):
