@@ -554,6 +554,38 @@ def test_a_model_of_some_types_is_scored_on_these(tmp_path, monkeypatch, capsys)
     assert sorted(scores["per_type"]) == sorted(RULE_TYPES)
 
 
+def test_an_evaluation_knows_where_to_write_before_it_predicts(tmp_path, monkeypatch, capsys):
+    """A model of the Hub has no folder, and one of which the folder cannot be written to needs another one as well."""
+    model, evaluation = build_rule_model(tmp_path / "model"), load_recipe("evaluation")
+    argv = ["evaluation.py", "--dataset", "sample", "--examples", "0"]
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", [*argv, *map(str, more)])
+        evaluation.main()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "load_pipeline", None)
+        with pytest.raises(UsageError, match="org/name: there is no such folder; if it is a Hub id, say with --output"):
+            run("--model", "org/name")
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match="cannot be written"):
+            run("--model", model, "--output", tmp_path / "file" / "results")
+        with pytest.raises(UsageError, match="--batch_size"):
+            run("--batch_size", "0")
+    run("--model", model, "--output", tmp_path / "new" / "results")
+    assert sorted(path.name for path in (tmp_path / "new" / "results").iterdir()) == [
+        "predictions-test.jsonl",
+        "scores-test.json",
+    ]
+    assert not list(model.glob("*-test.json*"))
+    # What cannot be saved in the end has been printed at least.
+    capsys.readouterr()
+    (model / "scores-test.json").mkdir()
+    with pytest.raises(UsageError, match="cannot be written"):
+        run("--model", model)
+    assert "macro" in capsys.readouterr().out
+
+
 def test_words_for_unknown_types_are_refused_before_the_work(tmp_path, wordpiece_encoder, corpus_folder, monkeypatch):
     stage2 = load_recipe("stage2")
     monkeypatch.setattr(stage2, "bilou_view", None)
