@@ -9,12 +9,11 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .collators import pad_windows
-from .configuration import CoNERConfig
 from .documents import Document
-from .modeling import CoNERForTokenClassification, EntityEncoder
+from .modeling import max_positions, pretrained_encoder
 from .preprocessing import load_tokenizer, split_words, window_rows
 from .tagging import SPECIAL
 from .windows import DEFAULT_WINDOWS, WindowSettings
@@ -44,14 +43,9 @@ def load_encoder(model: str, **options) -> tuple[PreTrainedModel, PreTrainedToke
         model: folder or Hub id.
         options: of `from_pretrained` (`revision`, ...).
     Raises:
-        OSError: there is no such model.
+        ModelError: there is no such model, it is broken, or only an export. ViewError: it has no fast tokenizer.
     """
-    config = AutoConfig.from_pretrained(model, **options)
-    if isinstance(config, CoNERConfig):
-        encoder = CoNERForTokenClassification.from_pretrained(model, dtype=torch.float32, **options).encoder
-    else:
-        encoder = EntityEncoder.from_encoder(model, CoNERConfig(), **options).encoder
-    return encoder.eval(), load_tokenizer(model, **options)
+    return pretrained_encoder(model, **options).eval(), load_tokenizer(model, **options)
 
 
 @torch.inference_mode()
@@ -72,13 +66,13 @@ def word_embeddings(
     Args:
         encoder: any encoder with `last_hidden_state`, on any device.
         texts: of any length.
-        windows: how texts are cut.
+        windows: how texts are cut, if the encoder has positions for as long ones; else into as long ones as it has.
         batch_size: windows in a forward pass.
         progress: whether to show a progress bar.
     Returns:
         The words in the order of the texts. Words without sub-words (of invisible characters) are left out.
     """
-    rows = window_rows(texts, tokenizer, windows)
+    rows = window_rows(texts, tokenizer, windows.within(max_positions(encoder)))
     # Windows of one length side by side need no padding.
     order = sorted(range(len(rows)), key=lambda index: rows[index]["length"])
     starts = range(0, len(order), batch_size)

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from .configuration import CoNERConfig
+from .configuration import CoNERConfig, ModelError
 from .documents import Document
 from .embeddings import WordEmbeddings, count_entity_words, load_encoder, project, word_embeddings, word_membership
 from .encoders import EncoderError, resolve_encoder
 from .figures import Panel, can_draw, projection_figure
-from .preprocessing import ViewError
 from .report import Part, Section, Table
 from .silhouette import type_silhouettes
 from .windows import DEFAULT_WINDOWS, WindowSettings
@@ -42,7 +40,7 @@ def model_sections(
         figure_type: the type of the figure; None is MONEY, or the type with the most words.
         training: documents in which the words of each type are counted; None leaves the column out.
     Raises:
-        EncoderError: a model cannot be loaded. ViewError: it has no fast tokenizer.
+        EncoderError: a model cannot be loaded, or has diverged. ViewError: it has no fast tokenizer.
     """
     spaces = _common_words({name: _words(name, documents) for name in dict.fromkeys(models)})
     first = next(iter(spaces.values()))
@@ -62,11 +60,13 @@ def model_sections(
 def _words(name: str, documents: Sequence[Document]) -> WordEmbeddings:
     try:
         encoder, tokenizer = load_encoder(resolve_encoder(name))
-    except ViewError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        raise EncoderError(f"{name}: the model cannot be loaded: {' '.join(str(error).split())}") from error
-    return word_embeddings(encoder, tokenizer, [document.text for document in documents], windows=_windows(name), progress=True)
+    except ModelError as error:
+        raise EncoderError(str(error)) from error
+    texts = [document.text for document in documents]
+    space = word_embeddings(encoder, tokenizer, texts, windows=_windows(name), progress=True)
+    if not np.isfinite(space.vectors).all():
+        raise EncoderError(f"{name}: embeddings are not finite, so its training has diverged; give another model")
+    return space
 
 
 def _windows(name: str) -> WindowSettings:

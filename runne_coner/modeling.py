@@ -78,8 +78,8 @@ class CoNERPreTrainedModel(PreTrainedModel):
 
         Raises:
             ModelError: there is no such model, its configuration cannot be meant, or the weights are damaged, do not fit the
-                configuration, some are missing (transformers would draw those at random), or the network has no place for
-                some (transformers would leave those out).
+                configuration, some are missing (transformers would draw those at random), the network has no place for
+                some (transformers would leave those out), or `max_length` is more than the encoder has positions for.
         """
         name = pretrained_model_name_or_path
         with _loading(name):
@@ -95,6 +95,7 @@ class CoNERPreTrainedModel(PreTrainedModel):
                 f"{name}: model.safetensors holds {len(unknown)} weights for which {cls.__name__} has no place"
                 f" ({', '.join(unknown[:3])}); install the version of runne_coner that the model was saved with"
             )
+        _check_positions(name, model)
         return (model, found) if output_loading_info else model
 
     @classmethod
@@ -109,34 +110,15 @@ class CoNERPreTrainedModel(PreTrainedModel):
         Returns:
             The network in float32, in evaluation mode.
         Raises:
-            ModelError: there is no such encoder, or a file of it is missing or broken; a model of stage 2 that is not whole, or
-                only an export.
+            ModelError: as `pretrained_encoder`; or `config.max_length` is more than the encoder has positions for.
         """
-        with _loading(name_or_path):
-            found = AutoConfig.from_pretrained(name_or_path, **kwargs)
-        # A file in half precision would otherwise be trained in half precision.
-        if isinstance(found, CoNERConfig):
-            saved = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
-            if isinstance(saved, OnnxModel):
-                raise ModelError(f"{name_or_path}: an export cannot be trained; give the folder of the model it was made from")
-            encoder = saved.encoder
-        else:
-            with _loading(name_or_path):
-                # Of a Hub repository that has none, transformers looks for a conversion.
-                kwargs = {"use_safetensors": True, "dtype": torch.float32, **_without_pooler(found), **kwargs}
-                encoder, report = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-            # A pooler that cannot be left out is often not saved, and neither stage reads it.
-            if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
-                raise ModelError(
-                    f"{name_or_path}: model.safetensors lacks {len(missing)} weights of {type(encoder).__name__}"
-                    f" ({', '.join(missing[:3])}), which transformers would draw at random; give a folder in which the weights"
-                    " and config.json are of the same model"
-                )
+        encoder = pretrained_encoder(name_or_path, **kwargs)
         # A folder of this machine means nothing to whoever gets the model.
         encoder.config._name_or_path = ""
         config.encoder = encoder.config
         model = cls(config)
         model.encoder = encoder
+        _check_positions(name_or_path, model)
         return model.eval()
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
@@ -145,6 +127,64 @@ class CoNERPreTrainedModel(PreTrainedModel):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         return self.encoder(**inputs).last_hidden_state
+
+
+def pretrained_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
+    """A pre-trained encoder, in float32.
+
+    Args:
+        name_or_path: Hub id or folder of any encoder that `AutoModel` loads, or of a model that stage 2 left.
+        kwargs: for `AutoModel.from_pretrained` (`revision`, `token`, ...).
+    Raises:
+        ModelError: there is no such encoder, or a file of it is missing or broken; a model of stage 2 that is not whole, or
+            only an export.
+    """
+    with _loading(name_or_path):
+        found = AutoConfig.from_pretrained(name_or_path, **kwargs)
+    # A file in half precision would otherwise be trained in half precision.
+    if isinstance(found, CoNERConfig):
+        saved = CoNERForTokenClassification.from_pretrained(name_or_path, dtype=torch.float32, **kwargs)
+        if isinstance(saved, OnnxModel):
+            raise ModelError(
+                f"{name_or_path}: an export holds no encoder for torch; give the folder of the model it was made from"
+            )
+        return saved.encoder
+    with _loading(name_or_path):
+        # Of a Hub repository that has none, transformers looks for a conversion.
+        kwargs = {"use_safetensors": True, "dtype": torch.float32, **_without_pooler(found), **kwargs}
+        encoder, report = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    # A pooler that cannot be left out is often not saved, and neither stage reads it.
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise ModelError(
+            f"{name_or_path}: model.safetensors lacks {len(missing)} weights of {type(encoder).__name__}"
+            f" ({', '.join(missing[:3])}), which transformers would draw at random; give a folder in which the weights"
+            " and config.json are of the same model"
+        )
+    return encoder
+
+
+def max_positions(encoder: PreTrainedModel) -> int | None:
+    """How many tokens an encoder can read at once; None where it has no table of absolute positions (T5, ModernBERT, ...).
+
+    Encoders with relative or rotary positions may name `max_position_embeddings` in their configuration as well.
+    """
+    size = getattr(encoder.config, "max_position_embeddings", None)
+    for name, layer in encoder.named_modules():
+        owner, _, last = name.rpartition(".")
+        if last == "position_embeddings" and isinstance(layer, nn.Embedding) and layer.num_embeddings == size:
+            # RoBERTa and its kin number the positions from padding_idx + 1 on.
+            padding = getattr(encoder.get_submodule(owner), "padding_idx", None)
+            return size if padding is None else size - padding - 1
+    return None
+
+
+def _check_positions(name: str, model: "CoNERPreTrainedModel") -> None:
+    limit = max_positions(model.encoder)
+    if limit is not None and model.config.max_length > limit:
+        raise ModelError(
+            f"{name}: max_length {model.config.max_length} is more than the {limit} sub-words that the encoder has positions"
+            f" for; give a max_length of at most {limit}"
+        )
 
 
 def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:

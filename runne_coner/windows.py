@@ -1,7 +1,7 @@
 """Windows of whole sentences: where a text is cut so that a network can read it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,12 @@ class WindowSettings:
     max_length: int = 128
     max_sentences: int = 1
     stride: int = 32
+
+    def within(self, limit: int | None) -> "WindowSettings":
+        """These settings, for windows of `limit` sub-words if they are for longer ones; None is no limit."""
+        if limit is None or self.max_length <= limit:
+            return self
+        return replace(self, max_length=limit, stride=min(self.stride, limit // 4))
 
 
 DEFAULT_WINDOWS = WindowSettings()

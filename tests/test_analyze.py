@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from browser import image_sizes, open_page
 from sklearn.metrics import silhouette_score
+from transformers import AutoModel
 
 from runne_coner.brat import write_brat
 from runne_coner.cli import main
@@ -17,6 +18,7 @@ from runne_coner.configuration import CoNERConfig
 from runne_coner.documents import Document, Entity, write_runne
 from runne_coner.embeddings import load_encoder, project, word_embeddings
 from runne_coner.modeling import CoNERForTokenClassification
+from runne_coner.onnx_model import OnnxModel
 from runne_coner.preprocessing import load_tokenizer
 from runne_coner.report import Figure, Section, Table, write_report
 
@@ -167,7 +169,7 @@ def test_without_money_the_figure_is_of_the_type_with_most_words(files, one_meth
     assert "words, 2 of " in (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
 
 
-def test_errors_of_models_are_one_line(files, tmp_path, wordpiece_encoder, capsys):
+def test_errors_of_models_are_one_line(files, tmp_path, wordpiece_encoder, capsys, monkeypatch):
     output = ["--output", tmp_path / "r"]
     assert "no such folder" in failure(capsys, *files, *output, "--model", tmp_path / "no" / "model")
     assert "config.json" in failure(capsys, *files, *output, "--model", tmp_path)
@@ -180,7 +182,25 @@ def test_errors_of_models_are_one_line(files, tmp_path, wordpiece_encoder, capsy
     assert "cannot be loaded" in failure(capsys, *files, *output, "--model", damaged)
     (damaged / "config.json").write_text("{}", encoding="utf-8")
     assert "cannot be loaded" in failure(capsys, *files, *output, "--model", damaged)
+    # What `runne-coner export` leaves is recognised by its names.
+    export = tmp_path / "export"
+    CoNERForTokenClassification.from_encoder(wordpiece_encoder, CoNERConfig(entity_types=["CITY"])).save_pretrained(export)
+    (export / "model.safetensors").rename(export / "model.onnx")
+    monkeypatch.setattr(OnnxModel, "from_pretrained", lambda folder: OnnxModel.__new__(OnnxModel))
+    capsys.readouterr()
+    message = failure(capsys, *files, *output, "--model", export)
+    assert f"{export}: an export holds no encoder for torch; give the folder of the model it was made from" in message
     assert not (tmp_path / "r").exists()
+
+
+def test_a_model_that_has_diverged_is_named(files, tmp_path, wordpiece_encoder, capsys):
+    folder = shutil.copytree(wordpiece_encoder, tmp_path / "diverged")
+    encoder = AutoModel.from_pretrained(folder)
+    encoder.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+    encoder.save_pretrained(folder)
+    with pytest.raises(SystemExit, match="2"):
+        analyze(tmp_path / "r", *files, "--model", folder)
+    assert f"\nerror: {folder}: embeddings are not finite" in capsys.readouterr().err.replace("\r", "\n")
 
 
 PANELS = {"pre-trained": "#0072b2", "standard": "#d55e00", "stage 1": "#009e73", "stage 2": "#cc79a7"}

@@ -88,14 +88,14 @@ MAY_IMPORT = {
     "export": {"pipeline", "onnx_model", "preprocessing", "documents", "nerel", "tagging", "files"},
     "significance": {"documents", "metrics"},
     "embeddings": {
-        *("collators", "configuration", "documents", "modeling", "preprocessing", "tagging", "windows"),
+        *("collators", "documents", "modeling", "preprocessing", "tagging", "windows"),
     },
     "figures": {"report"},
     "word_spaces": {
         *("documents", "embeddings", "encoders", "figures", "files", "report", "significance", "silhouette", "windows"),
     },
     "model_spaces": {
-        *("configuration", "documents", "embeddings", "encoders", "figures", "preprocessing", "report", "silhouette"),
+        *("configuration", "documents", "embeddings", "encoders", "figures", "report", "silhouette"),
         *("windows", "word_spaces"),
     },
     "experiment": {"documents", "errors", "figures", "report", "significance", "word_spaces"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TYPES, make_documents
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from runne_coner.configuration import CoNERConfig
 from runne_coner.documents import Document, Entity, from_row
@@ -44,6 +44,17 @@ def test_each_word_counts_once_however_texts_are_cut(wordpiece_encoder):
         assert words.spans.tolist() == [*split_words(text).tolist(), [0, 5]]
         assert words.document.tolist() == [1] * len(split_words(text)) + [2]
     assert word_embeddings(encoder, tokenizer, [""]).vectors.shape == (0, 32)
+
+
+def test_windows_are_no_longer_than_the_positions_of_an_encoder(wordpiece_encoder):
+    tokenizer = load_tokenizer(wordpiece_encoder)
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.from_pretrained(wordpiece_encoder, max_position_embeddings=24)).eval()
+    text = " ".join(TEXTS).replace(".", "")
+    words = word_embeddings(encoder, tokenizer, [text])
+    expected = word_embeddings(encoder, tokenizer, [text], windows=WindowSettings(max_length=24, stride=6))
+    assert words.spans.tolist() == split_words(text).tolist()
+    np.testing.assert_array_equal(words.vectors, expected.vectors)
 
 
 def test_the_encoder_of_a_model_is_taken_without_its_heads(wordpiece_encoder, tmp_path):

@@ -178,7 +178,7 @@ def test_the_backend_is_chosen_by_what_the_folder_holds(model_folder, exported, 
 
 
 def test_training_does_not_go_on_from_an_export(exported):
-    with pytest.raises(ModelError, match="an export cannot be trained; give the folder of the model"):
+    with pytest.raises(ModelError, match="an export holds no encoder for torch; give the folder of the model it was made from"):
         CoNERForTokenClassification.from_encoder(str(exported[0]), CoNERConfig(entity_types=TYPES))
 
 

@@ -12,13 +12,16 @@ from transformers import (
     AutoModel,
     AutoModelForTokenClassification,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
     RobertaConfig,
 )
 
 import runne_coner.modeling
 from runne_coner.configuration import SPAN_POOLINGS, CoNERConfig, ModelError
-from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder, pool_spans
+from runne_coner.modeling import CoNERForTokenClassification, EntityEncoder, max_positions, pool_spans
 from runne_coner.viterbi import uniform_priors
 
 TYPES = ["PERSON", "CITY", "LAW"]
@@ -32,6 +35,7 @@ ENCODERS = {
     ),
 }
 ENCODERS["roberta"].type_vocab_size = 1
+SMALL = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
@@ -348,6 +352,41 @@ def test_an_encoder_with_more_layers_than_weights_is_refused(bert_folder, tmp_pa
         ) as error:
             start(folder)
         assert str(error.value).startswith(f"{folder}: model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "config, limit",
+    [
+        (BertConfig(**SMALL, max_position_embeddings=40), 40),
+        # Positions are numbered from pad_token_id + 1 on.
+        (RobertaConfig(**SMALL, max_position_embeddings=42, pad_token_id=1), 40),
+        (RobertaConfig(**SMALL, max_position_embeddings=41, pad_token_id=0), 40),
+        (MPNetConfig(**SMALL, max_position_embeddings=42), 40),
+        (DistilBertConfig(vocab_size=60, dim=32, n_layers=1, n_heads=4, hidden_dim=48, max_position_embeddings=40), 40),
+        (DebertaV2Config(**SMALL, max_position_embeddings=40, position_biased_input=True), 40),
+        (DebertaV2Config(**SMALL, max_position_embeddings=40, position_biased_input=False, relative_attention=True), None),
+        (ModernBertConfig(**SMALL, max_position_embeddings=40, pad_token_id=0, bos_token_id=1, eos_token_id=2), None),
+    ],
+    ids=lambda value: type(value).__name__.removesuffix("Config"),
+)
+def test_windows_longer_than_the_positions_of_an_encoder_are_refused(tmp_path, config, limit):
+    """Checked against the encoders themselves: they read as many sub-words as `max_positions` says, and no more."""
+    encoder = AutoModel.from_config(config).eval()
+    assert max_positions(encoder) == limit
+    encoder.save_pretrained(tmp_path)
+    with torch.no_grad():
+        encoder(torch.full((1, limit or 80), 5))
+        if limit is not None:
+            with pytest.raises((RuntimeError, IndexError)):
+                encoder(torch.full((1, limit + 1), 5))
+    model = recognizer(tmp_path, max_length=limit or 80, stride=8)
+    if limit is not None:
+        with pytest.raises(ModelError, match=f"max_length 41 is more than the {limit} sub-words"):
+            recognizer(tmp_path, max_length=limit + 1, stride=8)
+        model.config.max_length = limit + 1
+        model.save_pretrained(tmp_path / "model")
+        with pytest.raises(ModelError, match=f"{tmp_path / 'model'}: max_length 41 is more than the {limit} sub-words"):
+            CoNERForTokenClassification.from_pretrained(tmp_path / "model")
 
 
 def test_an_encoder_with_fewer_layers_than_weights_is_cut(bert_folder, tmp_path):
