@@ -14,6 +14,7 @@ from .checks import (
     Place,
     Policy,
     ReadReport,
+    file_stem,
     read_text,
     sorted_entities,
     sound_entities,
@@ -70,7 +71,7 @@ def read_brat(
     Yields:
         Documents.
     Raises:
-        CorpusError: the folder is missing or holds no text, a file is not UTF-8, or, in strict mode, a defect.
+        CorpusError: the folder is missing or holds no text, a file or its name is not UTF-8, or, in strict mode, a defect.
     """
     folder = Path(folder)
     texts = brat_texts(folder)
@@ -100,19 +101,19 @@ def brat_texts(folder: str | os.PathLike) -> list[Path]:
 
 def read_brat_document(path: Path, policy: Policy, types: frozenset[str] | None) -> Document:
     """One document: `path` is its .txt file."""
-    text, annotations = read_text(path), path.with_suffix(".ann")
+    name, text, annotations = file_stem(path), read_text(path), path.with_suffix(".ann")
     if not annotations.exists():
-        return Document(path.stem, text)
-    mentions = list(_mentions(annotations, path.stem, policy))
+        return Document(name, text)
+    mentions = list(_mentions(annotations, name, policy))
     text = _reading_that_fits(text, mentions)
     entities: list[Entity] = []
     places: list[Place] = []
     for mention in mentions:
-        place = Place(annotations, mention.line, path.stem)
+        place = Place(annotations, mention.line, name)
         found = _reconciled(mention, text, place, policy)
         entities += found
         places += [place] * len(found)
-    return Document(path.stem, text, sound_entities(entities, len(text), types, places, policy))
+    return Document(name, text, sound_entities(entities, len(text), types, places, policy))
 
 
 def _mentions(path: Path, document: str, policy: Policy) -> Iterator[_Mention]:

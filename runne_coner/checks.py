@@ -218,6 +218,19 @@ def read_text(path: Path) -> str:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
+def file_stem(path: Path) -> str:
+    """The name of a file without its suffix, of which ids are made.
+
+    Raises:
+        CorpusError: it is not UTF-8.
+    """
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{str(path)!r}: the file's name is not UTF-8; rename it") from error
+    return path.stem
+
+
 def not_utf8(place: Path | Place, error: UnicodeDecodeError) -> CorpusError:
     """The error to raise for a file, or for its line, in another encoding."""
     return CorpusError(f"{place}: is not UTF-8 ({error.reason} at byte {error.start}). Convert the file to UTF-8.")

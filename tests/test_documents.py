@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from runne_coner.documents import (
     write_brat,
     write_runne,
 )
+from runne_coner.nerel import load_documents
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_nerel = pytest.mark.skipif(not (DATA / "nerel").is_dir(), reason="the NEREL corpus is not beside the repository")
@@ -184,6 +186,17 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path, file):
     (folder / file).write_bytes("Москва".encode("cp1251"))
     with pytest.raises(CorpusError, match=rf"{file}.*UTF-8.*byte 0"):
         list(read_brat(folder))
+
+
+def test_a_file_with_a_name_that_is_not_utf8_is_named(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for suffix in (b".txt", b".ann"):
+        with open(os.fsencode(folder) + b"/" + "док".encode("cp1251") + suffix, "wb") as file:
+            file.write("Мэр".encode() if suffix == b".txt" else b"")
+    for read in (read_documents, partial(load_documents, cache_dir=tmp_path / "cache")):
+        with pytest.raises(CorpusError, match=r"corpus/\\udce4\\udcee\\udcea\.txt': the file's name is not UTF-8; rename it"):
+            read(folder)
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
