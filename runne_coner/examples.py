@@ -32,7 +32,8 @@ class ShownErrors:
     def __init__(self, outcomes: Sequence[Outcome], label: str):
         self.outcomes = outcomes
         self.label = label
-        slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+        # Of two labels never the same: a slash is an underscore, and whatever else an anchor may not hold is its code.
+        slug = re.sub(r"[^A-Za-z0-9/-]", lambda sign: f".{ord(sign.group()):x}.", label).replace("/", "_")
         self.prefix = f"{slug}-" if slug else ""
 
     def anchor(self, number: int) -> str:

@@ -8,7 +8,7 @@ from conftest import TYPES, make_documents
 
 from runne_coner.documents import Document, Entity, from_row
 from runne_coner.errors import error_data, error_sections
-from runne_coner.examples import CONTEXT, LONGEST, passage
+from runne_coner.examples import CONTEXT, LONGEST, ShownErrors, passage
 from runne_coner.metrics import ScoreError
 from runne_coner.report import Html, write_report
 from runne_coner.taxonomy import BOUNDARY_KINDS, KINDS, error_taxonomy
@@ -36,6 +36,13 @@ def outcome_counts(data):
 
 def number_of(documents):
     return sum(len(document.entities) for document in documents)
+
+
+def test_anchors_of_labels_that_differ_in_signs_only(tmp_path):
+    labels = ["rubert_base/coner", "rubert-base/coner", "rubert.base/coner", "rubert/base-coner", "RuBERT-base/coner"]
+    labels += ["модель/coner", "энкодер/coner", "_2f_", "/2f/"]
+    prefixes = {ShownErrors([], label).prefix for label in labels}
+    assert len(prefixes) == len(labels) and all(re.fullmatch(r"[A-Za-z0-9._-]+", prefix) for prefix in prefixes)
 
 
 def test_a_perfect_prediction_has_no_error(gold, tmp_path):
@@ -157,7 +164,7 @@ def test_several_systems_in_one_report(gold, tmp_path):
     missed = replaced(gold, lambda document, entity: None)
     sections = [s for name in ("Standard", "CoNER 2") for s in error_sections(gold, missed, TYPES, label=name)]
     page = write_report(tmp_path / "r", "Both", sections, {}).read_text(encoding="utf-8")
-    assert 'id="standard-error-1"' in page and 'href="#coner-2-error-1"' in page and "CoNER 2: Errors" in page
+    assert 'id="Standard-error-1"' in page and 'href="#CoNER.20.2-error-1"' in page and "CoNER 2: Errors" in page
 
 
 def test_passages_are_short_and_keep_what_they_show():
