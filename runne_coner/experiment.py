@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .documents import Document, read_documents
 from .errors import error_sections
-from .figures import Curve, can_draw, learning_curves
+from .figures import Curve, can_draw, curve_panels, learning_curves
 from .report import Section, Table
 from .significance import RESAMPLES, document_counts, paired_bootstrap, wilcoxon_test
 from .word_spaces import SpaceSettings, space_sections
@@ -299,7 +299,8 @@ def _curves_section(runs: Sequence[Run]) -> Section:
             if run.encoder == encoder
             for stage in run.metrics["stages"]
         ]
-        parts.append(learning_curves(curves, encoder))
+        nothing = f"{encoder}: the logs hold no losses and no scores over epochs; see logging_strategy and eval_strategy."
+        parts.append(learning_curves(curves, encoder) if curve_panels(curves) else nothing)
     return Section("Learning curves", parts, "learning-curves")
 
 

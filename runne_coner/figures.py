@@ -98,11 +98,20 @@ CURVES = (
 """Stage, key of the log, and title of each panel of the learning curves."""
 
 
+def curve_panels(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
+    """Those of `CURVES` of which the logs hold anything."""
+    return [panel for panel in CURVES if any(len(curve.values(panel[1])) for curve in curves if curve.stage == panel[0])]
+
+
 def learning_curves(curves: Sequence[Curve], encoder: str) -> Figure:
-    """Losses and scores of both stages over epochs; one stroke per scheme, one line per seed."""
+    """Losses and scores of both stages over epochs; one stroke per scheme, one line per seed.
+
+    Args:
+        curves: with at least one of `curve_panels`.
+    """
     from matplotlib.figure import Figure as Canvas
 
-    shown = [panel for panel in CURVES if any(len(curve.values(panel[1])) for curve in curves if curve.stage == panel[0])]
+    shown = curve_panels(curves)
     schemes = list(dict.fromkeys(curve.scheme for curve in curves))
     with _style():
         height = (len(shown) + 1) // 2

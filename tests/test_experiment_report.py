@@ -262,6 +262,12 @@ def test_words_of_figure_3():
     assert default_figure_type(["A", "MONEY", "B"], words) == "A"
 
 
+def test_a_report_of_runs_without_logs_says_so(runs, monkeypatch):
+    monkeypatch.setattr("runne_coner.experiment._history", lambda stage: [{"epoch": 1.0, "train_loss": 0.5}])
+    (section,) = [section for section in experiment_sections(runs, SETTINGS)[0] if section.title == "Learning curves"]
+    assert section.parts == ["tiny: the logs hold no losses and no scores over epochs; see logging_strategy and eval_strategy."]
+
+
 def test_learning_curves_show_what_was_logged():
     curve = Curve("coner", 1, "stage1", [{"epoch": 1, "loss": 3.0}, {"step": 2, "loss": 1.0}, {"epoch": 2, "eval_pair_auc": 1}])
     assert curve.values("loss").tolist() == [[1, 3]] and curve.values("nothing").shape == (0, 2)
