@@ -1,7 +1,7 @@
 """`pipeline("nested-ner", ...)`: text of any length to nested entities with scores."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -29,7 +29,8 @@ class NestedNerPipeline(Pipeline):
         recognize = pipeline("nested-ner", model="folder or Hub id")
         recognize("Мэр Казани Ильсур Метшин ...")
 
-    Input: a text, a list of texts, or any iterable of texts (a generator or a `datasets` column), which is streamed.
+    Input: a text, a list of texts, or any iterable of texts (a generator, a `datasets` column or a `KeyDataset`), which is
+    streamed.
     Output: for each text a list of entities `{"entity_type", "start", "end", "text", "score", "level"}`, sorted by start,
     then longest first. `start` and `end` are characters of the untouched text, so `text[start:end] == entity["text"]`.
     A text without words gives no entities.
@@ -139,7 +140,10 @@ class NestedNerPipeline(Pipeline):
         batch_size = _checked_batch_size(batch_size) or self._batch_size or 32
         if isinstance(inputs, str):
             return next(self._stream([inputs], batch_size, *settings))
-        if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
+        if not isinstance(inputs, Iterable) and hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+            inputs = map(inputs.__getitem__, range(len(inputs)))
+        # Of a mapping, the keys would be read.
+        if isinstance(inputs, (bytes, Mapping)) or not isinstance(inputs, Iterable):
             raise TypeError(f"expected a text (str) or texts, got {type(inputs).__name__}")
         stream = self._stream(inputs, batch_size, *settings)
         return list(stream) if isinstance(inputs, (list, tuple)) else stream

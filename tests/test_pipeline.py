@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from datasets import Dataset
 from rule_model import TYPES, build_rule_model
 from safetensors.torch import load_file, save
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 import runne_coner  # noqa: F401 - registers the task
 from runne_coner.configuration import CoNERConfig, ModelError
@@ -176,10 +178,16 @@ def test_options_out_of_range_are_refused_in_the_call_and_at_construction(recogn
         pipeline("nested-ner", model=recognize.model, tokenizer=recognize.tokenizer, device="cpu", **options)
 
 
-@pytest.mark.parametrize("wrong", [b"bytes", None, 7, [1], [None], [SENTENCE, b"x"]])
+@pytest.mark.parametrize("wrong", [b"bytes", None, 7, {"text": SENTENCE}, UserDict(a=SENTENCE), [1], [None], [SENTENCE, b"x"]])
 def test_what_is_no_text_is_refused(recognize, wrong):
     with pytest.raises(TypeError, match="text"):
         recognize(wrong)
+
+
+def test_a_dataset_of_transformers_is_read(recognize):
+    """It has a length and items, and no iterator."""
+    texts = KeyDataset([{"text": SENTENCE}, {"text": ""}], "text")
+    assert list(recognize(texts)) == recognize([SENTENCE, ""])
 
 
 def test_a_long_sentence_gives_each_mention_once(recognize):
