@@ -15,6 +15,8 @@ CONLL_SUFFIXES = (".conll", ".bio", ".tsv")
 """The suffixes of files that are read as columns."""
 
 DOCUMENT_START = "-DOCSTART-"
+_BORDER = " \r\t"
+"""What may stand around a column and does not belong to it."""
 _PREFIXES = frozenset("BIESLU")
 
 
@@ -36,9 +38,9 @@ def read_conll(
 ) -> Iterator[Document]:
     """Read a file of columns: the token first, its tag last (`O`, `B-TYPE`, `I-TYPE`; `E-`/`L-` end, `S-`/`U-` are single).
 
-    Columns are separated by tabs, in a file without tabs by spaces. The text of a document is its tokens with a space
-    between them and a line break between sentences. `-DOCSTART-` begins a document; in a file without it every sentence is
-    a document. Lines that begin with `# ` and do not end in a tag are comments.
+    Columns are separated by tabs, in a file without tabs (comments aside) by spaces. The text of a document is its tokens
+    with a space between them and a line break between sentences. `-DOCSTART-` begins a document; in a file without it every
+    sentence is a document. Lines that begin with `# ` and do not end in a tag are comments.
 
     Args:
         path: the file.
@@ -64,13 +66,17 @@ def read_conll(
 def _documents(path: Path, policy: Policy) -> Iterator[list[list[_Token]]]:
     """Sentences by document; neither is ever empty."""
     content = read_text(path).removeprefix(BOM)
-    separator = "\t" if "\t" in content else None
     lines = content.split("\n")
+    separator = "\t" if any("\t" in line for line in lines if not line.startswith(("# ", DOCUMENT_START))) else None
     whole = any(line.startswith(DOCUMENT_START) for line in lines)
     sentences: list[list[_Token]] = []
     sentence: list[_Token] = []
     for number, line in enumerate([*lines, ""], 1):
         line = line.rstrip("\r")
+        if "\r" in line:
+            place = Place(path, number)
+            policy.defect("broken line", place, "a CR that no LF follows stands in it; lines must end at LF or CR LF")
+            continue
         starts = line.startswith(DOCUMENT_START)
         if starts or not line.strip():
             sentences += [sentence] if sentence else []
@@ -88,9 +94,9 @@ def _documents(path: Path, policy: Policy) -> Iterator[list[list[_Token]]]:
 
 def _token(line: str, separator: str | None, place: Place, policy: Policy) -> _Token | None:
     """The token of a line; None for a comment, or for a broken line that the policy lets pass."""
-    # A no-break space belongs to a token ("10\u00a0000"), so it separates nothing where spaces do.
-    columns = line.rstrip().split(separator) if separator else re.split(r" +", line.strip(" \r"))
-    word, tag = columns[0].strip(), columns[-1].strip()
+    # A no-break space belongs to a token ("10\u00a0000"), so it separates nothing where spaces do, and is not cut off.
+    columns = line.rstrip(_BORDER).split(separator) if separator else re.split(r" +", line.strip(_BORDER))
+    word, tag = columns[0].strip(_BORDER), columns[-1].strip(_BORDER)
     prefix, hyphen, name = tag.partition("-")
     is_tag = tag == "O" or (prefix in _PREFIXES and hyphen and name)
     if len(columns) > 1 and word and is_tag:
@@ -116,17 +122,20 @@ def _document(name: str, sentences: list[list[_Token]], path: Path, policy: Poli
             if length:
                 pieces.append(" " if index else "\n")
                 length += 1
-            start, length = length, length + len(token.word)
+            # No entity begins or ends with a no-break space at the border of a token, as no word does.
+            bare = token.word.strip() or token.word
+            start = length + token.word.index(bare)
+            end, length = start + len(bare), length + len(token.word)
             pieces.append(token.word)
             place = Place(path, token.line, name)
             continues = token.prefix in ("I", "E", "L") and token.type == open_type
             if continues:
-                found[-1] = (found[-1][0], length, token.type)
+                found[-1] = (found[-1][0], end, token.type)
             elif token.prefix:
                 if token.prefix not in ("B", "S", "U"):
                     detail = f"{token.prefix}-{token.type} at {token.word!r} continues no entity of its type"
                     policy.defect("entity without a beginning", place, detail)
-                found.append((start, length, token.type))
+                found.append((start, end, token.type))
                 places.append(place)
             open_type = token.type if token.prefix in ("B", "I") else ""
     text = "".join(pieces)

@@ -42,6 +42,27 @@ def test_schemes(scheme, columns, write):
     assert surfaces(document) == EXPECTED
 
 
+def test_a_tab_in_a_comment_separates_nothing(write):
+    (document,) = read_conll(write("# made\tby hand\n-DOCSTART-\t-X- O\nA B-X\nB I-X\n"))
+    assert surfaces(document) == [("A B", "X")]
+
+
+@pytest.mark.parametrize("separator", ["\t", " "])
+def test_no_break_spaces_around_tokens_belong_to_them(write, separator):
+    (document,) = read_conll(write(f"\u00a0x{separator}B-X\n10\u00a0000\u2009{separator}I-X\n\u00a0{separator}O \r\n"))
+    assert document.text == "\u00a0x 10\u00a0000\u2009 \u00a0" and surfaces(document) == [("x 10\u00a0000", "X")]
+
+
+@pytest.mark.parametrize("content", ["A\tB-X\rB\tI-X\r\rC\tO\r", "A B-X\rB I-X\r", "-DOCSTART- O\r\rA B-X\r"])
+def test_lone_carriage_returns_are_a_defect(write, content):
+    path = write(content)
+    with pytest.raises(CorpusError, match="line 1: broken line: a CR that no LF follows") as error:
+        list(read_conll(path))
+    assert "\r" not in str(error.value)
+    report = ReadReport()
+    assert list(read_conll(path, strict=False, report=report)) == [] and report.counts == {"broken line": 1}
+
+
 def test_neighbours_and_changes_of_type(write):
     tags = "A B-X\nB I-Y\nC E-Y\nD I-Y\nE S-Z\nF I-Z\n\nG I-Z"
     documents = list(read_conll(write(tags)))
