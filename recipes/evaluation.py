@@ -10,6 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
+from transformers.hf_argparser import string_to_bool
+
 from runne_coner.arguments import UsageError, of_types
 from runne_coner.cli import Parser, check_output, exit_on_input_error, positive_number, predict_documents, whole_number
 from runne_coner.documents import Document, from_row, marked_text, write_runne
@@ -35,6 +37,9 @@ def main() -> None:
     parser.add_argument("--output", help="folder for predictions and scores (default: the model's)")
     parser.add_argument("--dataset", default="sample", help="sample, nerel, runne, or a local corpus")
     parser.add_argument("--split", default="test", help="split to score")
+    parser.add_argument(
+        "--strict", type=string_to_bool, help="stop at the first defect of the corpus (true), or repair and report (false)"
+    )
     parser.add_argument("--batch_size", type=positive_number, default=32, help="windows in a forward pass")
     parser.add_argument(
         "--context", type=whole_number, default=0, help="read each window once more with so many on either side (slower)"
@@ -45,7 +50,7 @@ def main() -> None:
     output = _output_folder(arguments)
     recognizer = load_pipeline(arguments.model)
     config = recognizer.model.config
-    rows = load_documents(arguments.dataset, split=arguments.split)[arguments.split]
+    rows = load_documents(arguments.dataset, split=arguments.split, strict=arguments.strict)[arguments.split]
     # A model that learned some of the corpus's types is scored on these.
     rows = of_types(rows, config.entity_types, f"split {arguments.split}", f"those of {arguments.model}")
     references = [from_row(row) for row in rows]

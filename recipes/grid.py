@@ -242,6 +242,9 @@ def stage_parts(stage: str, content: dict) -> list:
     try:
         write_text(path, stage_yaml(content))
         return parse_settings(["--config", str(path)], STAGES[stage], path, "")
+    except UsageError as error:
+        # The file is gone when the message is read.
+        raise UsageError(f"{stage}: {str(error).removeprefix(f'{path}: ')}") from error
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another --output_dir") from error
     finally:

@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .documents import CorpusError, Document, read_annotations, read_documents, read_entity_types, read_runne
+from .documents import CorpusError, Document, read_annotations, read_documents, read_entity_types
 from .metrics import ScoreError, paired_documents
 from .nerel import FEW_SHOT_TYPES, NEREL_TYPES, folder_of_types
 
 
 def read_answers(path: str) -> list[Document]:
-    """Annotations of a brat folder or a RuNNE file, whose lines may lack the text."""
-    return read_documents(path) if Path(path).is_dir() else read_annotations(path)
+    """Annotations of a brat folder or a RuNNE file, whose lines may lack the text.
+
+    Raises:
+        CorpusError: a defect, or there is no document at all.
+    """
+    return _some(read_documents(path) if Path(path).is_dir() else read_annotations(path), path)
 
 
 def read_texts(path: str) -> list[Document]:
@@ -19,7 +23,10 @@ def read_texts(path: str) -> list[Document]:
     Raises:
         CorpusError: a text is missing, a defect, or there is no document at all.
     """
-    documents = read_documents(path) if Path(path).is_dir() else list(read_runne(path))
+    return _some(read_documents(path) if Path(path).is_dir() else read_annotations(path, texts=True), path)
+
+
+def _some(documents: list[Document], path: str) -> list[Document]:
     if not documents:
         raise CorpusError(f"{path}: holds no document.")
     return documents
@@ -54,7 +61,7 @@ def few_shot_types(names: str | None, types: Sequence[str], documents: Iterable[
     if names is None:
         occur = any(entity.type in FEW_SHOT_TYPES for document in documents for entity in document.entities)
         return list(FEW_SHOT_TYPES) if occur and set(FEW_SHOT_TYPES) <= set(types) else []
-    named = [name for name in names.split(",") if name]
+    named = [name for name in map(str.strip, names.split(",")) if name]
     return [name for name in types if name in named] + [name for name in named if name not in types]
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if taken or (output.is_dir() and not folder) or not output.absolute().parent.is_dir():
         wanted = "new or empty folder" if folder else "file name"
         raise UsageError(f"{output}: cannot be written: give a {wanted} in an existing folder")
-    if output.exists() and Path(arguments.input).exists() and output.samefile(arguments.input):
+    if not folder and _is_of_input(output, Path(arguments.input)):
         raise UsageError(f"{output}: is the input too, whose annotations would be lost; give another file name")
     check_output(output)
     documents = read_documents(arguments.input, strict=False if arguments.lenient else None)
@@ -85,6 +86,14 @@ def _predict(arguments: argparse.Namespace) -> None:
         check_for_brat(documents, recognizer.model.config.entity_types)
     options = {"batch_size": arguments.batch_size, "threshold": arguments.threshold, "context": arguments.context}
     WRITERS[arguments.format](predict_documents(recognizer, documents, **options), output)
+
+
+def _is_of_input(output: Path, given: Path) -> bool:
+    """Whether a file is what is read: the input, or one of the `.txt` and `.ann` files of brat."""
+    target, source = Path(os.path.realpath(output)), Path(os.path.realpath(given))
+    if given.is_dir():
+        return target.parent == source and target.suffix in (".txt", ".ann")
+    return target == source or (source.suffix == ".txt" and target == source.with_suffix(".ann"))
 
 
 def check_output(path: Path) -> None:

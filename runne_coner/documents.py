@@ -191,7 +191,7 @@ def read_runne(
         policy.defect("answer without a document", reply.place, f"its id is not in {path}")
 
 
-def read_annotations(path: str | os.PathLike, *, types: Iterable[str] | None = None) -> list[Document]:
+def read_annotations(path: str | os.PathLike, *, types: Iterable[str] | None = None, texts: bool = False) -> list[Document]:
     """Read references or predictions to be scored: `id` and `ners` count, `sentences` may be missing.
 
     Offsets are compared with the text only where there is one; an entity given twice is taken once, since scores are
@@ -200,6 +200,7 @@ def read_annotations(path: str | os.PathLike, *, types: Iterable[str] | None = N
     Args:
         path: a RuNNE `.jsonl` file.
         types: the entity types allowed, or None for any.
+        texts: whether `sentences` must be there.
     Returns:
         Documents in the order of the file, with an empty text where the file has none.
     Raises:
@@ -209,7 +210,7 @@ def read_annotations(path: str | os.PathLike, *, types: Iterable[str] | None = N
     policy.remedy = "Correct the file."
     known = None if types is None else frozenset(types)
     documents = []
-    for record in _records(Path(path), policy, ("id",)):
+    for record in _records(Path(path), policy, ("id", "sentences") if texts else ("id",)):
         length = None if record.text is None else len(record.text)
         places = [record.place] * len(record.entities)
         entities = sound_entities(record.entities, length, known, places, policy)

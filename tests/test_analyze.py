@@ -108,6 +108,7 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     assert "--output" in failure(capsys, *files)
     bad = tmp_path / "bad.jsonl"
     for content, message in (
+        ("", "holds no document"),
         ('{"id": 1, "ners": []}\n', "lack document '2'"),
         ('{"id": 1, "ners": [[40, 99, "CITY"]]}\n{"id": 2, "ners": []}\n', "does not lie in the text"),
         ('{"id": 1, "sentences": "Мэр Омска", "ners": [[4, 8, "CITY"]]}\n{"id": 2, "ners": []}\n', "is 'Омска' in the pred"),
@@ -115,7 +116,8 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     ):
         bad.write_text(content, encoding="utf-8")
         assert message in failure(capsys, *files[:2], "--predictions", bad, *output)
-    assert "'sentences'" in failure(capsys, "--references", bad, *files[2:], *output)
+    message = failure(capsys, "--references", bad, *files[2:], *output)
+    assert "'sentences'" in message and "Correct the file." in message and "strict" not in message
     bad.write_text("", encoding="utf-8")
     assert "holds no document" in failure(capsys, "--references", bad, *files[2:], *output)
     assert not (tmp_path / "r").exists()

@@ -153,6 +153,11 @@ def test_predict_errors(model, tmp_path, capsys):
     for same in ("in.jsonl", "link.jsonl"):
         message = failure(capsys, "predict", "--model", model, *good[:2], "--output", tmp_path / same)
         assert f"{same}: is the input too" in message and (tmp_path / "in.jsonl").read_bytes() == before
+    write_brat([Document("a", TEXT, (Entity(4, 10, "CITY"),))], tmp_path / "corpus")
+    for source, target in (("corpus/a.txt", "corpus/a.ann"), ("corpus", "corpus/a.ann"), ("corpus", "corpus/new.txt")):
+        message = failure(capsys, "predict", "--model", model, "--input", tmp_path / source, "--output", tmp_path / target)
+        assert f"{target}: is the input too" in message
+    assert "CITY" in (tmp_path / "corpus" / "a.ann").read_text(encoding="utf-8")
     assert "batch-size" in failure(capsys, "predict", "--model", model, *good, "--batch-size", "0")
     (tmp_path / "broken.jsonl").write_text('{"id": 1, "sentences": "a"}\n{"id": 2\n', encoding="utf-8")
     message = failure(
@@ -189,7 +194,7 @@ def test_score_json_is_one_object_with_the_task_s_figures(answers, capsys):
 
 
 def test_score_options(answers, tmp_path, capsys):
-    main([*answers, "--few-shot", "CITY,PERSON", "--json"])
+    main([*answers, "--few-shot", "CITY, PERSON", "--json"])
     scores = json.loads(capsys.readouterr().out)
     assert scores["few_shot"]["f1"] == 0.75 and scores["macro"]["f1"] == 1.0
     main([*answers, "--few-shot", "", "--json"])
@@ -227,6 +232,9 @@ def test_score_errors_name_the_culprit(answers, tmp_path, capsys):
     assert "DISEASE" in failure(capsys, *answers, "--types", types)
     assert "FISH" in failure(capsys, *answers, "--few-shot", "FISH")
     references, predictions = answers[:3], tmp_path / "less.jsonl"
+    predictions.touch()
+    message = failure(capsys, "score", "--references", predictions, "--predictions", predictions)
+    assert "less.jsonl: holds no document" in message
     predictions.write_text('{"id": 1, "ners": []}\n', encoding="utf-8")
     assert "document 2" in failure(capsys, *references, "--predictions", predictions)
     predictions.write_text('{"id": 1, "ners": []}\n{"id": 2, "ners": []}\n{"id": 2, "ners": []}\n', encoding="utf-8")

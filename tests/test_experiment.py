@@ -139,8 +139,9 @@ def test_grids_that_cannot_be_meant(make, argv, message):
 def test_a_stages_settings_are_checked_before_anything_runs(make, recipes, config):
     _, grid = recipes
     wrong = {
-        '{"lerning_rate": 1}': "did you mean learning_rate",
-        '{"levels": 0}': "levels must be",
+        '{"lerning_rate": 1}': "^stage2: unknown key 'lerning_rate'; did you mean learning_rate",
+        '{"levels": 0}': "^stage2: .*levels must be",
+        '{"levels": "two"}': "^stage2: .*two",
         '{"focal_gamma": 1.0}': "focal_gamma 1.0 changes nothing with ce_form plain",
     }
     for setting, message in wrong.items():

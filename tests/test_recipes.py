@@ -586,6 +586,19 @@ def test_an_evaluation_knows_where_to_write_before_it_predicts(tmp_path, monkeyp
     assert "macro" in capsys.readouterr().out
 
 
+def test_an_evaluation_can_be_lenient(tmp_path, monkeypatch, capsys):
+    model, evaluation = build_rule_model(tmp_path / "model"), load_recipe("evaluation")
+    line = '{"id": 1, "sentences": "Мэр Казани", "ners": [[4, 9, "CITY"], [4, 99, "CITY"]]}\n'
+    (tmp_path / "test.jsonl").write_text(line, encoding="utf-8")
+    argv = ["evaluation.py", "--dataset", str(tmp_path / "test.jsonl"), "--model", str(model)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(CorpusError, match="recipes: --strict false"):
+        evaluation.main()
+    monkeypatch.setattr(sys, "argv", [*argv, "--strict", "false"])
+    evaluation.main()
+    assert read(model / "scores-test.json")["micro"]["support"] == 1
+
+
 def test_words_for_unknown_types_are_refused_before_the_work(tmp_path, wordpiece_encoder, corpus_folder, monkeypatch):
     stage2 = load_recipe("stage2")
     monkeypatch.setattr(stage2, "bilou_view", None)
