@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .checks import BOM, Document, Place, Policy, ReadReport, read_text, sound_entities
+from .checks import BOM, Document, Place, Policy, ReadReport, file_stem, read_text, sound_entities
 
 CONLL_SUFFIXES = (".conll", ".bio", ".tsv")
 """The suffixes of files that are read as columns."""
@@ -57,10 +57,10 @@ def read_conll(
     tolerated = frozenset({"entity without a beginning"}) if strict is None else frozenset()
     policy = Policy(strict is not False, report if report is not None else ReadReport(), tolerated)
     known = None if types is None else frozenset(types)
-    number = 0
+    name, number = file_stem(path), 0
     for sentences in _documents(path, policy):
         number += 1
-        yield _document(f"{path.stem}-{number}", sentences, path, policy, known)
+        yield _document(f"{name}-{number}", sentences, path, policy, known)
 
 
 def _documents(path: Path, policy: Policy) -> Iterator[list[list[_Token]]]:

@@ -1,5 +1,7 @@
 """Files of columns: tags to spans in every scheme, documents, splits, and defects with their lines."""
 
+import os
+
 import pytest
 
 from runne_coner.checks import CorpusError, ReadReport
@@ -61,6 +63,14 @@ def test_lone_carriage_returns_are_a_defect(write, content):
     assert "\r" not in str(error.value)
     report = ReadReport()
     assert list(read_conll(path, strict=False, report=report)) == [] and report.counts == {"broken line": 1}
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    path = os.fsencode(tmp_path) + b"/" + "док.conll".encode("cp1251")
+    with open(path, "wb") as file:
+        file.write(b"A O\n")
+    with pytest.raises(CorpusError, match=r"\\udce4\\udcee\\udcea\.conll': the file's name is not UTF-8"):
+        list(read_conll(os.fsdecode(path)))
 
 
 def test_neighbours_and_changes_of_type(write):
