@@ -161,7 +161,7 @@ def _columns_wanted(tagged: list[_Tagged], entity_types: Sequence[str] | None, l
 
 def _columns(tagged: _Tagged, id: str | int | None, heads: list[tuple[str, int]]) -> str:
     names = [head_names([name], level)[-1] for name, level in heads]
-    if len(set(names)) < len(names) or any(re.search(r"[\t\r\n]", name) for name in names):
+    if len(set(names)) < len(names):
         raise CorpusError(f"the columns {names} would not be told apart. Rename the entity types.")
     comments = [] if id is None else [f"# doc_id = {json.dumps(id, ensure_ascii=False)}"]
     comments.append("# columns = " + "\t".join(["INDEX", "WORD", "START", "END", *names]))
@@ -171,6 +171,9 @@ def _columns(tagged: _Tagged, id: str | int | None, heads: list[tuple[str, int]]
         if name in types and (name, level) not in heads:
             ends = [(int(tagged.offsets[first, 0]), int(tagged.offsets[end - 1, 1])) for first, end in spans]
             lost += [(span, name, f"nested at level {level}") for span in ends]
+    for name in [*names, *(name for _, name, _ in lost)]:
+        if re.search(r"[\t\r\n]", name):
+            raise CorpusError(f"the type {name!r} would break a line of columns. Rename the entity type.")
     comments += [f"# not_tagged = {name}\t{start}\t{end}\t{reason}" for (start, end), name, reason in sorted(lost)]
 
     found = [(head, *span) for head, key in enumerate(heads) for span in tagged.heads.get(key, [])]

@@ -174,6 +174,9 @@ def test_types_that_would_break_columns_are_errors():
     for types in (["A\tB"], ["A\nB"], ["A", "A"]):
         with pytest.raises(CorpusError, match="columns"):
             bilou_columns("да", [], entity_types=types)
+    # It has no column, but stands in a comment.
+    with pytest.raises(CorpusError, match=r"'A\\nB' would break a line of columns"):
+        bilou_columns("да", [Entity(0, 1, "A\nB")])
 
 
 # -- spaCy --------------------------------------------------------------------------------------------------------------
