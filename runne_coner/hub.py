@@ -40,6 +40,8 @@ _AUTO_MAP = {
 }
 _PIPELINES = {"nested-ner": {"impl": "pipeline.NestedNerPipeline", "pt": ["AutoModelForTokenClassification"], "type": "text"}}
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
+_PATH_BEGINS = rb"(?:(?<![A-Za-z0-9./])|(?<=file://)|(?<=\\[bfnrt])|(?<=-[A-Za-z]))"
+"""Where a path may begin: not within another or an address, but after an escape of JSON and an option of one letter."""
 _PACKAGE_NAMES = {"yaml": "pyyaml"}
 # The client's HTTP library is httpx or its successor, depending on its version.
 _HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -197,7 +199,8 @@ def _refuse(folder: Path, name: str, content: bytes) -> None:
     if _TOKEN.search(content) or (token and len(token) > 8 and token.encode() in content):
         raise HubError(f"{folder / name}: holds an access token; remove it (and revoke the token), then push again")
     for place in (folder.absolute(), folder.resolve(), Path.cwd(), Path.home()):
-        if len(place.parts) > 1 and any(form in content + os.sep.encode() for form in _spellings(f"{place}{os.sep}")):
+        spellings = b"|".join(map(re.escape, _spellings(f"{place}{os.sep}")))
+        if len(place.parts) > 1 and re.search(_PATH_BEGINS + b"(" + spellings + b")", content + os.sep.encode()):
             raise HubError(f"{folder / name}: holds a path of this machine ({place}); remove it, then push again")
 
 

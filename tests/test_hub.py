@@ -241,6 +241,33 @@ def test_paths_are_found_in_every_spelling(model, tmp_path, place, form):
         read_folder(folder)
 
 
+@pytest.mark.parametrize(
+    "text, refused",
+    [
+        ("see https://huggingface.co/intfloat/multilingual-e5-small", False),
+        ("runs/intfloat/x, ./intfloat/x and //intfloat/x", False),
+        ("/intfloat/corpus", True),
+        ("data=/intfloat/corpus", True),
+        ("(/intfloat/)", True),
+        ("file:///intfloat/corpus", True),
+        (json.dumps("see:\n/intfloat/corpus"), True),
+        ("-I/intfloat/include", True),
+        ("путь:/intfloat/corpus", True),
+        ("host:/intfloat", True),
+    ],
+)
+def test_a_path_is_none_within_an_address_or_another_path(model, tmp_path, monkeypatch, text, refused):
+    folder = copy_model(model, tmp_path)
+    (folder / "training_facts.json").unlink()  # so that README.md goes as it is
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/intfloat"))
+    if refused:
+        with pytest.raises(HubError, match="README.md: holds a path of this machine"):
+            read_folder(folder)
+    else:
+        assert "README.md" in read_folder(folder)
+
+
 def test_a_place_whose_name_is_no_text_is_found_as_well(model, tmp_path, monkeypatch):
     """File names of Unix are bytes; Python has a lone surrogate for each that is not UTF-8."""
     here, folder = tmp_path / "\udcff", copy_model(model, tmp_path)
