@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .documents import read_documents
@@ -117,7 +117,9 @@ def export_onnx(
             _write_graph(recognizer.model, mixed[0], path, int8)
             if recognizer.model.span_scorer is not None:
                 deciding = recognizer.model.span_scorer.state_dict()
-                save_file({name: value for name, value in deciding.items() if "project" not in name}, fresh / SCORER_FILE)
+                kept = {name: value for name, value in deciding.items() if "project" not in name}
+                # `save_file` would make a file that nobody else may read.
+                (fresh / SCORER_FILE).write_bytes(save(kept))
             recognizer.model.config.save_pretrained(fresh)
             recognizer.tokenizer.save_pretrained(fresh)
             size = sum(file.stat().st_size for file in fresh.glob(f"{path.name}*"))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -151,6 +152,7 @@ def test_the_scorer_of_spans_goes_with_the_export(folder_of, wordpiece_encoder, 
     report = export_onnx(source, folder, int8=int8, tolerance=tolerance, sample_texts=TEXTS)
     assert report.entities > 20 and report.entity_agreement >= (0.8 if int8 else 1.0)
     assert (folder / SCORER_FILE).stat().st_size < 100_000  # what the graph holds is not there again
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}) == 1
     answers = load_pipeline(str(folder))(TEXTS)
     if not int8:
         joined = " ".join(TEXTS)
