@@ -57,8 +57,8 @@ def projection_figure(panels: Sequence[Panel], member: np.ndarray, entity_type: 
             rest, words = panel.plane[~member], panel.plane[member]
             # The many dots would make the SVG file huge.
             place.scatter(*rest.T, s=5, c=BLUE, alpha=0.35, linewidths=0, rasterized=True, label="all other words")
-            place.scatter(*words.T, s=26, c=ORANGE, marker="x", linewidths=1.3, label=f"words of {entity_type}")
-            place.set_title(f"({letter}) {panel.title}\nsilhouette {panel.silhouette:.4f}")
+            place.scatter(*words.T, s=26, c=ORANGE, marker="x", linewidths=1.3, label=f"words of {literal(entity_type)}")
+            place.set_title(f"({letter}) {literal(panel.title)}\nsilhouette {panel.silhouette:.4f}")
             place.set(xticks=[], yticks=[])
             place.spines[:].set_visible(True)
         for place in axes[len(panels) :]:
@@ -134,6 +134,11 @@ def learning_curves(curves: Sequence[Curve], encoder: str) -> Figure:
         seeds = sorted({curve.seed for curve in curves})
         alt = f"{len(shown)} panels over epochs: {'; '.join(title for *_, title in shown)}. Lines: {', '.join(schemes)}."
         return Figure(f"Learning curves of {encoder} (seeds {', '.join(map(str, seeds))})", *_saved(canvas), alt)
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _style():

@@ -393,7 +393,7 @@ def _type_table(last: Mapping, config: Mapping | None) -> str:
     few, metrics = last["few_shot_types"], last.get("metrics", {})
     rows = [
         (
-            f"{name}{' *' if name in few else ''}",
+            f"{_cell(name)}{' *' if name in few else ''}",
             _cell(entry["example"]),
             entry["mentions"],
             entry["evaluated"],

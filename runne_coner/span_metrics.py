@@ -147,7 +147,8 @@ def write_projection(path: Path, embeddings: Points, types: np.ndarray, names: S
             mark = MARKS[kind // len(COLOURS) % len(MARKS)]
             style = {"color": COLOURS[kind % len(COLOURS)], "marker": mark, "s": 14, "zorder": 2}
         chosen = types == kind
-        axes.scatter(*points[chosen].T, label=f"{names[kind]} ({chosen.sum()})", linewidths=0, **style)
+        label = f"{names[kind]} ({chosen.sum()})".replace("$", r"\$")  # no formula
+        axes.scatter(*points[chosen].T, label=label, linewidths=0, **style)
     axes.set(title=title, xlabel="first principal component", ylabel="second principal component")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize="small", markerscale=1.5)

@@ -17,7 +17,7 @@ from runne_coner.configuration import CoNERConfig
 from runne_coner.documents import Document, from_row, write_runne
 from runne_coner.embeddings import load_encoder, project, word_embeddings, word_membership
 from runne_coner.experiment import ReportSettings, Run, experiment_sections
-from runne_coner.figures import CURVES, Curve, learning_curves
+from runne_coner.figures import CURVES, Curve, Panel, learning_curves, projection_figure
 from runne_coner.metrics import score_documents
 from runne_coner.modeling import CoNERForTokenClassification
 from runne_coner.preprocessing import load_tokenizer
@@ -260,6 +260,12 @@ def test_words_of_figure_3():
     words = np.array([[1, 0, 1], [1, 0, 0]], dtype=bool)
     assert default_figure_type(["A", "B", "MONEY"], words) == "MONEY"
     assert default_figure_type(["A", "MONEY", "B"], words) == "A"
+
+
+def test_dollars_in_names_make_no_formula():
+    panels = [Panel("runs/$x^$", np.random.default_rng(0).normal(size=(4, 2)), 0.5)]
+    figure = projection_figure(panels, np.array([True, False, True, False]), "$a^$", "pca", "")
+    assert "$a^$" in figure.alt and "words of $a^$" in figure.svg and "runs/$x^$" in figure.svg
 
 
 def test_a_report_of_runs_without_logs_says_so(runs, monkeypatch):

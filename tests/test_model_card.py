@@ -262,12 +262,14 @@ def test_every_type_has_its_counts_and_the_commonest_example(facts):
 
 def test_examples_cannot_break_the_table(facts):
     text = "Банк <b>|`х`\n у реки"
-    corpus = Corpus(make_documents([(text, ((text, "BANK"),))]), make_documents(), ["BANK", *TYPES], [])
+    marked = [(text, ((text, "BANK"),)), ("Томск", (("Томск", "A|b <i>"),))]
+    corpus = Corpus(make_documents(marked), make_documents(), ["BANK", "A|b <i>", *TYPES], ["A|b <i>"])
     training = NestedNerTrainingArguments("out", report_to="none")
     options = {"lost": {}, "windows": 1, "seconds": 1, "metrics": {}}
     own = stage_facts(corpus, DataArguments(eval_split="test"), Network(), training, CardArguments(), **options)
     table = section(make_card({"stage2": own}, config=CONFIG), "Entity types")
     assert r"| BANK | Банк \<b\>\|\`х\` у реки | 1 | 0 |" in table
+    assert r"| A\|b \<i\> * | Томск | 1 | 0 |" in table
 
 
 def test_limits_name_rare_types_and_lost_entities(facts):

@@ -84,6 +84,7 @@ def test_a_picture_is_left_whole(spans, tmp_path, number):
     pytest.importorskip("matplotlib")
     points, types, _ = spans
     write_projection(tmp_path / "new" / "picture.png", points[:number], types[:number], NAMES, "title")
+    write_projection(tmp_path / "dollars.png", points[:number], types[:number], [f"$a^${name}" for name in NAMES], "title")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
     assert (tmp_path / "new" / "picture.png").read_bytes()[:4] == b"\x89PNG"
     write_projection(tmp_path / "equal.png", sparse.csr_matrix(np.ones((number, 4))), types[:number], NAMES, "title")
