@@ -30,7 +30,8 @@ from .tagging import (
 )
 from .windows import DEFAULT_WINDOWS, Window, WindowSettings, inference_windows, training_windows, with_neighbours
 
-WORD = re.compile(r"\w+|[^\w\s]")
+WORD = re.compile(r"\w[\w\u0300-\u036f]*|[^\w\s]")
+"""Combining marks belong to the letter before them: text in NFD writes "й" and "ё" with them, and stress is marked by one."""
 
 
 class ViewError(ValueError):

@@ -1,6 +1,8 @@
 """Words, sentences, sub-words, windows and views: offsets survive any text, and no entity vanishes without a count."""
 
+import re
 import shutil
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -57,13 +59,23 @@ def encode(text, folder):
         ("  «Газпром»\tи\u00a0К° ", ["«", "Газпром", "»", "и", "К", "°"]),
         ("snake_case и ё", ["snake_case", "и", "ё"]),
         ("😀Анна😀😀", ["😀", "Анна", "😀", "😀"]),
-        ("a\u200bb\u0301", ["a", "\u200b", "b", "\u0301"]),
+        ("a\u200bb\u0301", ["a", "\u200b", "b\u0301"]),
+        ("Диа́с, и\u0306\u0301од \u0301ё", ["Диа́с", ",", "и\u0306\u0301од", "\u0301", "ё"]),
         ("", []),
         (" \n\t\u2003", []),
     ],
 )
 def test_words(text, words):
     assert surfaces(text) == words
+
+
+@given(st.text(alphabet="Ёйеи\u0308äa1_ -.«😀", max_size=40))
+def test_decomposed_text_is_cut_as_composed_text(text):
+    composed = unicodedata.normalize("NFC", text)
+    decomposed = unicodedata.normalize("NFD", text)
+    assert surfaces(decomposed) == [unicodedata.normalize("NFD", word) for word in surfaces(composed)]
+    if "\u0308" not in composed:
+        assert surfaces(composed) == re.findall(r"\w+|[^\w\s]", composed)
 
 
 @given(st.text(max_size=60))
