@@ -263,10 +263,13 @@ def check_grid(cells: list[Cell]) -> None:
     """
     for stage, content in {stage: cell.stages[stage] for cell in cells for stage in cell.stages}.items():
         parts = stage_parts(stage, content)
-        check_idle_settings(parts)
-        if stage == "stage1":
-            _, network, training, _ = parts
-            network.check_against(training)
+        try:
+            check_idle_settings(parts)
+            if stage == "stage1":
+                _, network, training, _ = parts
+                network.check_against(training)
+        except UsageError as error:
+            raise UsageError(f"{stage}: {error}") from error
     begun = []
     for cell in cells:
         for stage, content in cell.stages.items():

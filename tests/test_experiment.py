@@ -142,13 +142,13 @@ def test_a_stages_settings_are_checked_before_anything_runs(make, recipes, confi
         '{"lerning_rate": 1}': "^stage2: unknown key 'lerning_rate'; did you mean learning_rate",
         '{"levels": 0}': "^stage2: .*levels must be",
         '{"levels": "two"}': "^stage2: .*two",
-        '{"focal_gamma": 1.0}': "focal_gamma 1.0 changes nothing with ce_form plain",
+        '{"focal_gamma": 1.0}': "^stage2: focal_gamma 1.0 changes nothing with ce_form plain",
     }
     for setting, message in wrong.items():
         with pytest.raises(UsageError, match=message):
             grid.check_grid(make("--stage2", setting, "--schemes", "coner")[2])
     alone = {"pair_mode": "sampled", "outside": "negative"}
-    with pytest.raises(UsageError, match="outside must be class or none"):
+    with pytest.raises(UsageError, match="^stage1: .*outside must be class or none"):
         grid.check_grid(make("--stage1", json.dumps(alone), "--schemes", "standard", "coner")[2])
     stage = config.with_name("stage1.yaml")
     stage.write_text(stage.read_text(encoding="utf-8") + "max_length: 64\n", encoding="utf-8")
