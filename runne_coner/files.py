@@ -49,13 +49,14 @@ def replacing(path: Path, binary: bool = False) -> Iterator[IO]:
 def replacing_folder(path: Path, filled: bool = False) -> Iterator[Path]:
     """A new folder to write into, which takes its name only when it is complete.
 
-    One that is a mount point gets its contents. If the last step fails, the finished folder is kept, and the OSError names it.
+    One that is a mount point gets its contents, and nothing is written beside it. If the last step fails, the finished folder
+    is kept, and the OSError names it.
 
     Args:
         filled: whether what stands there is replaced; without it, only an empty folder is.
     """
     target = Path(os.path.realpath(path))
-    part = _part_of(target)
+    part = _part_of(target / target.name if os.path.ismount(target) else target)
     try:
         part.mkdir(parents=True)
         yield part
@@ -64,11 +65,13 @@ def replacing_folder(path: Path, filled: bool = False) -> Iterator[Path]:
         raise
     with _naming(part):
         try:
-            _replace_folder(part, target, filled)
+            if part.parent != target:
+                _replace_folder(part, target, filled)
+                return
         except OSError as error:
             if error.errno not in _MOUNTED:
                 raise
-            _replace_contents(part, target, filled)
+        _replace_contents(part, target, filled)
 
 
 def _replace_folder(part: Path, target: Path, filled: bool) -> None:
@@ -86,13 +89,14 @@ def _replace_folder(part: Path, target: Path, filled: bool) -> None:
 
 
 def _replace_contents(part: Path, target: Path, filled: bool) -> None:
-    for entry in list(target.iterdir()):
-        if not filled:
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+    older = [entry for entry in target.iterdir() if entry != part]
+    if older and not filled:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+    for entry in older:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    for entry in part.iterdir():
-        (shutil.copytree if entry.is_dir() else shutil.copyfile)(entry, target / entry.name)
-    shutil.rmtree(part)
+    for entry in list(part.iterdir()):
+        shutil.move(entry, target / entry.name)
+    part.rmdir()
 
 
 def _is_stream(path: Path) -> bool:
@@ -122,7 +126,8 @@ def check_writable(path: str | os.PathLike) -> None:
         OSError: it cannot.
     """
     if os.path.isdir(path) or not _is_stream(Path(path)):
-        folder = Path(os.path.realpath(path)).parent
+        target = Path(os.path.realpath(path))
+        folder = target if target.is_dir() and os.path.ismount(target) else target.parent
         while not folder.exists():
             folder = folder.parent
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".runne-coner-"):

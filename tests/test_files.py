@@ -57,6 +57,33 @@ def test_a_mounted_folder_gets_the_contents(tmp_path, mounted):
     assert names(tmp_path) == ["out/c.txt"]
 
 
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_volume_is_written_to_without_its_parent(tmp_path, monkeypatch, filled):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: os.fspath(path) == os.fspath(folder))
+    if filled:
+        write_folder(folder, ["old.txt", "figures/old.png"])
+    check_writable(folder)
+    with replacing_folder(folder, filled=filled) as part:
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert bool(names(folder)) == filled  # what stood there stands until all is written
+        (part / "figures").mkdir()
+        for name in ("a.txt", "figures/b.png"):
+            (part / name).touch()
+    assert names(tmp_path) == ["out/a.txt", "out/figures/b.png"] and not list(folder.glob(".*"))
+    with pytest.raises(RuntimeError), replacing_folder(folder) as part:
+        raise RuntimeError
+    with pytest.raises(OSError, match="not empty; what was to be written is whole in"):
+        write_folder(folder, ["more.txt"])
+    made = []
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda dir, **_: made.append(dir) or open(os.devnull))
+    check_writable(folder)
+    check_writable(folder / "file")
+    check_writable(tmp_path / "other")
+    assert made == [folder, folder, tmp_path]
+
+
 @pytest.mark.parametrize("point", [False, True])
 def test_a_folder_that_was_filled_meanwhile_is_not_replaced(tmp_path, mounted, point):
     folder = tmp_path / "out"
